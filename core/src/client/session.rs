@@ -1,0 +1,216 @@
+//! A joined process: who it is, which run it serves, and retries with backoff. Joining again gives a new session.
+
+use super::{ClientError, Link, LinkOptions};
+use crate::config::{self, RunConfig};
+use quorum_proto::v1;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Deadline of a short call.
+const SHORT: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Who joins what.
+#[derive(Debug, Clone)]
+pub struct JoinOptions {
+    pub link: LinkOptions,
+    pub role: v1::Role,
+    /// Stable over reconnects.
+    pub caller_id: String,
+    /// Empty = any run.
+    pub run_id: String,
+    /// Empty = any configuration.
+    pub config_digest: String,
+    /// Of the numeric kernels, e.g. `avx512`: results are promised bit for bit inside one of them only.
+    pub instruction_set: String,
+    /// Address of the process's own metrics page; empty = none.
+    pub metrics_address: String,
+    pub rank: u32,
+    pub world: u32,
+    /// How long an absent coordinator is waited for.
+    pub patience: Duration,
+}
+
+/// The answer to Join, and the link it came over. Cheap to clone.
+#[derive(Clone)]
+pub struct Session {
+    pub link: Link,
+    pub reply: Arc<v1::JoinReply>,
+    pub config: Arc<RunConfig>,
+    caller_id: Arc<str>,
+}
+
+impl Session {
+    /// Joins, waiting for a coordinator that is not there yet.
+    ///
+    /// # Errors
+    /// `Unreachable` after `patience`, `Refused` at once, `Protocol` if the answer cannot be read or belongs to another configuration.
+    pub async fn join(options: &JoinOptions) -> Result<Self, ClientError> {
+        let link = Link::new(&options.link)?;
+        let request = request(options);
+        let reply = retry(link.url(), "Join", &options.caller_id, options.patience, || {
+            let (link, request) = (link.clone(), request.clone());
+            async move { link.call("Join", SHORT, link.cluster().join(request)).await }
+        })
+        .await?;
+        let unusable = |reason: String| ClientError::Protocol { url: link.url().into(), call: "Join", reason };
+        let config = config::from_toml(&reply.config_toml, "the coordinator's configuration")
+            .map_err(|e| unusable(e.to_string()))?;
+        let digest = config::digest(&config);
+        if digest != reply.config_digest {
+            return Err(unusable(format!(
+                "its configuration digest is {} but reads here as {digest}",
+                reply.config_digest
+            )));
+        }
+        let link = link.with_limit(reply.max_message_bytes);
+        Ok(Self {
+            link,
+            reply: Arc::new(reply),
+            config: Arc::new(config),
+            caller_id: options.caller_id.as_str().into(),
+        })
+    }
+
+    /// Identifies a state-changing call; `key` is its idempotency key.
+    pub fn caller(&self, key: impl Into<String>) -> v1::Caller {
+        v1::Caller {
+            run_id: self.reply.run_id.clone(),
+            epoch: self.reply.epoch,
+            caller_id: self.caller_id.to_string(),
+            idempotency_key: key.into(),
+        }
+    }
+
+    /// Repeats `attempt` while its error is transient, with jittered exponential pauses, until `patience` is over.
+    ///
+    /// # Errors
+    /// The first error that is not transient, or `Unreachable` with the last one.
+    pub async fn retry<T, F, A>(&self, call: &'static str, patience: Duration, attempt: F) -> Result<T, ClientError>
+    where
+        F: FnMut() -> A,
+        A: Future<Output = Result<T, ClientError>>,
+    {
+        retry(self.link.url(), call, &self.caller_id, patience, attempt).await
+    }
+
+    /// Says goodbye; failing to is harmless, the coordinator then waits for the heartbeats to stop.
+    pub async fn leave(&self, reason: &str) {
+        let request = v1::LeaveRequest { caller: Some(self.caller("leave")), reason: reason.to_owned() };
+        if let Err(error) = self.link.call("Leave", SHORT, self.link.cluster().leave(request)).await {
+            tracing::debug!(%error, "leaving without goodbye");
+        }
+    }
+}
+
+fn request(options: &JoinOptions) -> v1::JoinRequest {
+    v1::JoinRequest {
+        role: options.role.into(),
+        caller_id: options.caller_id.clone(),
+        run_id: options.run_id.clone(),
+        config_digest: options.config_digest.clone(),
+        instruction_set: options.instruction_set.clone(),
+        protocol_version: quorum_proto::PROTOCOL_VERSION,
+        quorum_version: env!("CARGO_PKG_VERSION").into(),
+        metrics_address: options.metrics_address.clone(),
+        rank: options.rank,
+        world: options.world,
+        pid: std::process::id(),
+    }
+}
+
+async fn retry<T, F, A>(
+    url: &str,
+    call: &'static str,
+    who: &str,
+    patience: Duration,
+    mut attempt: F,
+) -> Result<T, ClientError>
+where
+    F: FnMut() -> A,
+    A: Future<Output = Result<T, ClientError>>,
+{
+    let start = Instant::now();
+    for round in 0u32.. {
+        let error = match attempt().await {
+            Err(error) if error.is_transient() => error,
+            done => return done,
+        };
+        let pause = pause(who, round);
+        if start.elapsed() + pause > patience {
+            return Err(late(url, call, patience, error));
+        }
+        tracing::debug!(%error, round, "trying again");
+        tokio::time::sleep(pause).await;
+    }
+    Err(ClientError::Protocol { url: url.into(), call, reason: "retries exhausted".into() })
+}
+
+/// The deadline's own error; bytes that stay damaged are reported as such.
+fn late(url: &str, call: &'static str, patience: Duration, last: ClientError) -> ClientError {
+    match last {
+        ClientError::Transient { reason, .. } => {
+            ClientError::Unreachable { url: url.into(), call, seconds: patience.as_secs_f64(), last: reason }
+        }
+        other => other,
+    }
+}
+
+/// Doubling pause of attempt `round`, spread by ±25 % so that many processes do not come back together.
+fn pause(who: &str, round: u32) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1 << round.min(16)).min(LONGEST_PAUSE);
+    let spread = crate::seed::Stream::named(who, &[u64::from(std::process::id())]).uniform(u64::from(round));
+    doubled.mul_f64(0.75 + 0.5 * spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    fn transient() -> ClientError {
+        ClientError::Transient { url: "http://c:1".into(), call: "Lease", reason: "connection refused".into() }
+    }
+
+    #[tokio::test]
+    async fn a_passing_failure_is_retried() {
+        let tries = Cell::new(0);
+        let value = retry("http://c:1", "Lease", "w", Duration::from_secs(60), || {
+            tries.set(tries.get() + 1);
+            let n = tries.get();
+            async move { if n < 5 { Err(transient()) } else { Ok(n) } }
+        })
+        .await;
+        assert_eq!(value.unwrap(), 5);
+    }
+
+    #[tokio::test]
+    async fn the_deadline_names_the_coordinator_and_the_last_cause() {
+        let start = Instant::now();
+        let error =
+            retry::<(), _, _>("http://c:1", "Lease", "w", Duration::from_secs(1), || async { Err(transient()) })
+                .await
+                .unwrap_err();
+        assert!(start.elapsed() >= Duration::from_millis(300), "it gave up before trying");
+        let text = error.to_string();
+        assert!(text.contains("http://c:1") && text.contains("1 s") && text.contains("connection refused"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_final() {
+        let tries = Cell::new(0);
+        let refused = ClientError::Refused { url: "u".into(), call: "Join", reason: "another run".into() };
+        let error = retry::<(), _, _>("u", "Join", "w", Duration::from_secs(30), || {
+            tries.set(tries.get() + 1);
+            let refused = refused.clone();
+            async move { Err(refused) }
+        })
+        .await
+        .unwrap_err();
+        assert!(error.to_string().contains("another run"));
+        assert_eq!(tries.get(), 1);
+    }
+}

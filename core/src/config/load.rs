@@ -1,0 +1,233 @@
+//! Reading and merging of configuration: defaults, file, overrides; nearest-key hints; the digest.
+
+use super::RunConfig;
+use std::path::Path;
+use toml::{Table, Value};
+
+/// What is wrong with a configuration, and where.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read configuration {path}: {source}")]
+    Read { path: String, source: std::io::Error },
+    #[error("{origin} is not valid TOML: {message}")]
+    Toml { origin: String, message: String },
+    #[error("unknown configuration key `{key}` in {origin}{hint}")]
+    UnknownKey { key: String, origin: String, hint: String },
+    #[error("--set takes KEY=VALUE, e.g. run.steps=3; got `{0}`")]
+    Override(String),
+    #[error("configuration key `{key}`: {message}")]
+    Value { key: String, message: String },
+    #[error("{}", .0.join("\n"))]
+    Invalid(Vec<String>),
+}
+
+/// The recipe of the bundled model and data, used when no file is given.
+const DEFAULT_RECIPE: &str = include_str!("../../../assets/recipes/default.toml");
+
+/// Merges defaults, a file (without one, the bundled recipe) and `key=value` overrides, and checks the result.
+pub fn load(file: Option<&Path>, overrides: &[String]) -> Result<RunConfig, ConfigError> {
+    let mut table = defaults()?;
+    let known = table.clone();
+    let (text, origin) = match file {
+        None => (DEFAULT_RECIPE.to_owned(), "the bundled recipe".to_owned()),
+        Some(path) => {
+            let origin = path.display().to_string();
+            let text =
+                std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: origin.clone(), source });
+            (text?, origin)
+        }
+    };
+    merge(&mut table, parse(&text, &origin)?, &known, "", &origin)?;
+    for item in overrides {
+        let (key, text) = item.split_once('=').ok_or_else(|| ConfigError::Override(item.clone()))?;
+        let overlay = nested(key.trim(), scalar(text.trim()))?;
+        merge(&mut table, overlay, &known, "", "--set")?;
+    }
+    finish(table)
+}
+
+/// Reads a complete or partial configuration from text (a resolved file, the reply to Join).
+pub fn from_toml(text: &str, origin: &str) -> Result<RunConfig, ConfigError> {
+    let mut table = defaults()?;
+    let known = table.clone();
+    merge(&mut table, parse(text, origin)?, &known, "", origin)?;
+    finish(table)
+}
+
+/// The resolved configuration as TOML.
+pub fn to_toml(config: &RunConfig) -> Result<String, ConfigError> {
+    toml::to_string_pretty(config).map_err(|e| ConfigError::Invalid(vec![e.to_string()]))
+}
+
+/// BLAKE3 of what determines the result of a run: everything but directories, addresses, deadlines and thread counts.
+pub fn digest(config: &RunConfig) -> String {
+    let mut c = config.clone();
+    c.run.dir = String::new();
+    c.model.path = String::new();
+    c.data.train = String::new();
+    c.data.train_labels = String::new();
+    c.data.test = String::new();
+    c.cluster = super::ClusterSection::default();
+    c.checkpoint = super::CheckpointSection::default();
+    c.learner.threads = 0;
+    // Serialising plain structs of numbers and strings cannot fail.
+    let text = serde_json::to_string(&c).unwrap_or_default();
+    blake3::hash(text.as_bytes()).to_hex().to_string()
+}
+
+fn finish(table: Table) -> Result<RunConfig, ConfigError> {
+    let config: RunConfig = Value::Table(table)
+        .try_into()
+        .map_err(|e: toml::de::Error| ConfigError::Invalid(vec![format!("configuration: {}", e.message())]))?;
+    super::validate::validate(&config)?;
+    Ok(config)
+}
+
+fn defaults() -> Result<Table, ConfigError> {
+    Table::try_from(RunConfig::default()).map_err(|e| ConfigError::Invalid(vec![e.to_string()]))
+}
+
+fn parse(text: &str, origin: &str) -> Result<Table, ConfigError> {
+    text.parse::<Table>().map_err(|e| ConfigError::Toml { origin: origin.into(), message: e.to_string() })
+}
+
+/// A bare word is a string, anything TOML can read is what TOML reads.
+fn scalar(text: &str) -> Value {
+    format!("v = {text}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn nested(key: &str, value: Value) -> Result<Table, ConfigError> {
+    let mut parts = key.rsplit('.');
+    let last = parts.next().filter(|k| !k.is_empty()).ok_or_else(|| ConfigError::Override(key.into()))?;
+    let mut table = Table::from_iter([(last.to_owned(), value)]);
+    for part in parts {
+        table = Table::from_iter([(part.to_owned(), Value::Table(table))]);
+    }
+    Ok(table)
+}
+
+fn merge(base: &mut Table, overlay: Table, root: &Table, prefix: &str, origin: &str) -> Result<(), ConfigError> {
+    for (key, value) in overlay {
+        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        let unknown = |path: &str| ConfigError::UnknownKey {
+            key: path.to_owned(),
+            origin: origin.into(),
+            hint: hint(path, root),
+        };
+        match (base.get_mut(&key), value) {
+            (None, _) => return Err(unknown(&path)),
+            (Some(Value::Table(inner)), Value::Table(over)) => merge(inner, over, root, &path, origin)?,
+            (Some(Value::Table(_)), other) => {
+                let message = format!("is a section, not a value; set a key in it, e.g. `{path}.…`, got {other}");
+                return Err(ConfigError::Value { key: path, message });
+            }
+            (Some(slot), Value::Table(_)) if !slot.is_table() => return Err(unknown(&format!("{path}.…"))),
+            (Some(slot), value) => *slot = coerce(slot, value, &path)?,
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the type of the default; an integer is accepted where a float stands.
+fn coerce(slot: &Value, value: Value, path: &str) -> Result<Value, ConfigError> {
+    match (slot, value) {
+        (Value::Float(_), Value::Integer(i)) => Ok(Value::Float(i as f64)),
+        (Value::String(_), v @ (Value::Integer(_) | Value::Float(_) | Value::Boolean(_))) => {
+            Ok(Value::String(v.to_string()))
+        }
+        (a, b) if a.same_type(&b) => Ok(b),
+        (a, b) => Err(ConfigError::Value {
+            key: path.into(),
+            message: format!("expects {} such as `{a}`, got `{b}`", a.type_str()),
+        }),
+    }
+}
+
+fn hint(path: &str, root: &Table) -> String {
+    let mut keys = Vec::new();
+    flatten(root, "", &mut keys);
+    let leaf = path.rsplit('.').next().unwrap_or(path);
+    let score = |key: &String| {
+        let tail = key.rsplit('.').next().unwrap_or(key);
+        distance(key, path).min(distance(tail, leaf) + 1)
+    };
+    match keys.iter().min_by_key(|k| score(k)) {
+        Some(best) if score(best) <= 1 + leaf.len() / 2 => format!("; did you mean `{best}`?"),
+        _ => format!("; sections are {}", root.keys().cloned().collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn flatten(table: &Table, prefix: &str, out: &mut Vec<String>) {
+    for (key, value) in table {
+        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value {
+            Value::Table(inner) => flatten(inner, &path, out),
+            _ => out.push(path),
+        }
+    }
+}
+
+/// Levenshtein distance in characters.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let next = (diagonal + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], next);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(items: &[&str]) -> Result<RunConfig, ConfigError> {
+        load(None, &items.iter().map(|s| s.to_string()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn overrides_reach_their_keys() {
+        let c =
+            set(&["run.steps=3", "run.seed=77", "run.dir=some/where", "optim.learning_rate=1", "eval.enabled=false"])
+                .unwrap();
+        assert_eq!((c.run.steps, c.run.seed, c.run.dir.as_str()), (3, 77, "some/where"));
+        assert_eq!(c.optim.learning_rate, 1.0);
+        assert!(!c.eval.enabled);
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest() {
+        let e = set(&["run.step=3"]).unwrap_err().to_string();
+        assert!(e.contains("`run.step`") && e.contains("`run.steps`"), "{e}");
+        let e = set(&["optim.lerning_rate=3"]).unwrap_err().to_string();
+        assert!(e.contains("optim.learning_rate"), "{e}");
+    }
+
+    #[test]
+    fn a_wrong_type_names_the_key() {
+        let e = set(&["run.steps=many"]).unwrap_err().to_string();
+        assert!(e.contains("run.steps") && e.contains("integer"), "{e}");
+    }
+
+    #[test]
+    fn resolved_configuration_reads_back() {
+        let c = set(&["vote.band_low=0.5", "view.count=4"]).unwrap();
+        assert_eq!(from_toml(&to_toml(&c).unwrap(), "resolved").unwrap(), c);
+    }
+
+    #[test]
+    fn the_digest_ignores_places_and_sees_settings() {
+        let a = digest(&set(&[]).unwrap());
+        assert_eq!(a, digest(&set(&["run.dir=x", "cluster.listen=127.0.0.1:0", "learner.threads=3"]).unwrap()));
+        assert_ne!(a, digest(&set(&["run.seed=2"]).unwrap()));
+    }
+}

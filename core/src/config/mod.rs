@@ -1,0 +1,28 @@
+//! The one typed configuration of a run, for all processes: defaults < file < `QUORUM_SET` < `--set key=value`.
+
+mod load;
+mod sections;
+mod validate;
+
+pub use load::{ConfigError, digest, from_toml, load, to_toml};
+pub use sections::*;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything a run needs to know. An unknown key is an error that names the nearest right one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    pub run: RunSection,
+    pub model: ModelSection,
+    pub data: DataSection,
+    pub rollout: RolloutSection,
+    pub view: ViewSection,
+    pub vote: crate::vote::VoteRule,
+    pub objective: ObjectiveSection,
+    pub optim: OptimSection,
+    pub eval: EvalSection,
+    pub checkpoint: CheckpointSection,
+    pub cluster: ClusterSection,
+    pub learner: LearnerSection,
+}

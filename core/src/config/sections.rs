@@ -1,0 +1,360 @@
+//! Sections of the configuration with their defaults. Every key says its unit.
+
+use serde::{Deserialize, Serialize};
+
+/// `[run]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunSection {
+    /// Seed of data order, samples, views and random rewards.
+    pub seed: u64,
+    /// Training steps (policy versions).
+    pub steps: u64,
+    /// Run directory; empty = `runs/<time>-<seed>`. Not part of the digest.
+    pub dir: String,
+}
+
+impl Default for RunSection {
+    fn default() -> Self {
+        Self { seed: 1, steps: 100, dir: String::new() }
+    }
+}
+
+/// `[model]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelSection {
+    /// Hugging Face checkpoint directory. Not part of the digest: the content hash of its files is recorded with the run instead.
+    pub path: String,
+}
+
+impl Default for ModelSection {
+    fn default() -> Self {
+        Self { path: "assets/model".into() }
+    }
+}
+
+/// Where image placeholders stand in a question.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImagePlacement {
+    /// The text holds one `<image>` an image.
+    #[default]
+    AsWritten,
+    /// All images go before the text.
+    First,
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataSection {
+    /// Training questions (parquet or JSONL). Not part of the digest: the content hash is recorded instead.
+    pub train: String,
+    /// Answers of the training questions, read only by `reward.source = "ground_truth"`. Empty = none.
+    pub train_labels: String,
+    /// Labelled questions for `coordinator`'s evaluation before and after. Empty = no evaluation.
+    pub test: String,
+    /// Column with the question.
+    pub question_column: String,
+    /// Column with the image or list of images.
+    pub image_column: String,
+    /// Column with the answer, where there is one.
+    pub answer_column: String,
+    /// Column with a worked response, for `objective.kind = "sft"`.
+    pub response_column: String,
+    pub image_placement: ImagePlacement,
+    /// Appended to every question.
+    pub suffix: String,
+    /// Images with more pixels are refused.
+    pub max_image_pixels: u64,
+    /// Encoded images with more bytes are refused.
+    pub max_image_bytes: u64,
+}
+
+impl Default for DataSection {
+    fn default() -> Self {
+        Self {
+            train: "assets/data/unlabelled.parquet".into(),
+            train_labels: String::new(),
+            test: "assets/data/test.parquet".into(),
+            question_column: "problem".into(),
+            image_column: "images".into(),
+            answer_column: "answer".into(),
+            response_column: "response".into(),
+            image_placement: ImagePlacement::AsWritten,
+            suffix: String::new(),
+            max_image_pixels: 64 << 20,
+            max_image_bytes: 32 << 20,
+        }
+    }
+}
+
+/// `[rollout]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RolloutSection {
+    /// Prompts a step.
+    pub prompts_per_step: u32,
+    /// Responses a prompt: the vote pool.
+    pub group_size: u32,
+    /// Responses a prompt that are trained on (the first ones); 0 = all.
+    pub train_size: u32,
+    /// Sampling temperature; also the temperature of the policy distribution.
+    pub temperature: f32,
+    /// Nucleus mass; 1 = off. Below 1 the importance ratio is biased.
+    pub top_p: f32,
+    /// 0 = off.
+    pub top_k: u32,
+    /// Tokens.
+    pub max_new_tokens: u32,
+    /// Where rewards come from.
+    pub reward: crate::reward::RewardSource,
+}
+
+impl Default for RolloutSection {
+    fn default() -> Self {
+        Self {
+            prompts_per_step: 128,
+            group_size: 8,
+            train_size: 0,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            max_new_tokens: 48,
+            reward: crate::reward::RewardSource::Majority,
+        }
+    }
+}
+
+/// `[view]`: light augmentation; sample i of a group is drawn from view `i % count`, view 0 being the image as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ViewSection {
+    /// Views a prompt; 1 = the image as it is.
+    pub count: u32,
+    /// Largest shift, as a share of the side.
+    pub shift: f32,
+    /// Largest rotation, degrees.
+    pub rotate: f32,
+    /// Largest relative change of scale.
+    pub scale: f32,
+    /// Largest relative change of contrast.
+    pub contrast: f32,
+}
+
+impl Default for ViewSection {
+    fn default() -> Self {
+        Self { count: 1, shift: 0.04, rotate: 8.0, scale: 0.08, contrast: 0.1 }
+    }
+}
+
+/// What the learner maximises.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObjectiveKind {
+    /// Clipped group-relative policy optimisation.
+    #[default]
+    Grpo,
+    /// Supervised fine-tuning on `data.response_column`; needs no rollout worker.
+    Sft,
+}
+
+/// Over what the loss is averaged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossMean {
+    /// Over all tokens of the gradient batch.
+    Token,
+    /// 1/|o_i| inside each sequence, then over sequences (the paper).
+    #[default]
+    Sequence,
+}
+
+/// `[objective]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ObjectiveSection {
+    pub kind: ObjectiveKind,
+    /// Lower clip of the ratio: 1 − ε_low.
+    pub epsilon_low: f32,
+    /// Upper clip of the ratio: 1 + ε_high.
+    pub epsilon_high: f32,
+    /// Bound c on the loss of negative advantages; 0 = off.
+    pub dual_clip: f32,
+    /// Weight β of KL(π‖π_ref), k3; 0 = no reference model is kept.
+    pub beta: f32,
+    pub loss_mean: LossMean,
+    /// Added to the standard deviation of the group's rewards.
+    pub advantage_epsilon: f32,
+    /// Divide advantages by the group's standard deviation.
+    pub scale_advantages: bool,
+}
+
+impl Default for ObjectiveSection {
+    fn default() -> Self {
+        Self {
+            kind: ObjectiveKind::Grpo,
+            epsilon_low: 0.2,
+            epsilon_high: 0.3,
+            dual_clip: 3.0,
+            beta: 0.01,
+            loss_mean: LossMean::Sequence,
+            advantage_epsilon: 1e-6,
+            scale_advantages: true,
+        }
+    }
+}
+
+/// How the learning rate falls.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    #[default]
+    Constant,
+    /// Linearly to 0 at `run.steps`.
+    Linear,
+    /// Half a cosine to 0 at `run.steps`.
+    Cosine,
+}
+
+/// `[optim]`: AdamW.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimSection {
+    pub learning_rate: f32,
+    pub schedule: Schedule,
+    /// Steps over which the rate rises linearly from 0.
+    pub warmup_steps: u64,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub epsilon: f32,
+    pub weight_decay: f32,
+    /// Largest global gradient norm; 0 = no clipping.
+    pub grad_clip: f32,
+    /// Optimiser steps a training step; the prompts of the step are split into this many gradient batches.
+    pub gradient_batches: u32,
+}
+
+impl Default for OptimSection {
+    fn default() -> Self {
+        Self {
+            learning_rate: 5e-5,
+            schedule: Schedule::Constant,
+            warmup_steps: 0,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            grad_clip: 1.0,
+            gradient_batches: 1,
+        }
+    }
+}
+
+/// `[eval]`: held-out accuracy on `data.test`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalSection {
+    /// Evaluate before the first and after the last step.
+    pub enabled: bool,
+    /// Also every this many steps; 0 = never.
+    pub every: u64,
+    /// First questions of the test set; 0 = all.
+    pub questions: u32,
+    /// Responses a question for `mean`, `mean_t03` and `vote`.
+    pub samples: u32,
+    /// Temperature of `mean` and `vote`.
+    pub temperature: f32,
+    /// Temperature of `mean_t03`.
+    pub cool_temperature: f32,
+}
+
+impl Default for EvalSection {
+    fn default() -> Self {
+        Self { enabled: true, every: 0, questions: 0, samples: 8, temperature: 1.0, cool_temperature: 0.3 }
+    }
+}
+
+/// `[checkpoint]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointSection {
+    /// Steps between checkpoints; the last step always makes one.
+    pub every: u64,
+    /// Newest checkpoints kept; at least 2.
+    pub keep: u32,
+}
+
+impl Default for CheckpointSection {
+    fn default() -> Self {
+        Self { every: 10, keep: 2 }
+    }
+}
+
+/// `[cluster]`: addresses, deadlines, safety. Not part of the digest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterSection {
+    /// gRPC address.
+    pub listen: String,
+    /// HTTP address (`/metrics`, `/healthz`, status).
+    pub http: String,
+    /// Seconds until an unanswered lease is given to another worker.
+    pub lease_seconds: f64,
+    /// Seconds between heartbeats of a worker; after 5 missed ones it is lost.
+    pub heartbeat_seconds: f64,
+    /// Seconds to wait for a worker or the learner to join before the run fails and names who is missing.
+    pub join_seconds: f64,
+    /// Seconds the learner may take for one step before the run fails and names it.
+    pub step_seconds: f64,
+    /// Prompts a worker holds at once.
+    pub prompts_per_lease: u32,
+    /// Largest gRPC message, bytes.
+    pub max_message_bytes: usize,
+    /// PEM files; both set = TLS.
+    pub tls_cert: String,
+    pub tls_key: String,
+    /// CA that workers and learner trust, PEM; empty = none (plain text).
+    pub tls_ca: String,
+    /// File with the shared token; empty = none.
+    pub token_file: String,
+    /// Allows addresses beyond loopback without TLS and token.
+    pub insecure: bool,
+}
+
+impl Default for ClusterSection {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7070".into(),
+            http: "127.0.0.1:7071".into(),
+            lease_seconds: 120.0,
+            heartbeat_seconds: 2.0,
+            join_seconds: 60.0,
+            step_seconds: 1800.0,
+            prompts_per_lease: 16,
+            max_message_bytes: 64 << 20,
+            tls_cert: String::new(),
+            tls_key: String::new(),
+            tls_ca: String::new(),
+            token_file: String::new(),
+            insecure: false,
+        }
+    }
+}
+
+/// `[learner]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LearnerSection {
+    /// Gradient slabs summed in fixed order; part of what determines the bits (D3).
+    pub lanes: u32,
+    /// Threads; 0 = one a core. Not part of the digest: it never changes a bit.
+    pub threads: u32,
+}
+
+impl Default for LearnerSection {
+    fn default() -> Self {
+        Self { lanes: 8, threads: 0 }
+    }
+}

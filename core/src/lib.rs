@@ -1,0 +1,18 @@
+//! What all processes of Quorum share, without I/O: the configuration, domain types, answers and votes, advantages and objectives, seeds, the wire mapping.
+
+pub mod advantage;
+pub mod answer;
+#[cfg(feature = "client")]
+pub mod client;
+pub mod config;
+pub mod digest;
+pub mod metric;
+pub mod objective;
+pub mod reward;
+pub mod seed;
+pub mod types;
+pub mod vote;
+pub mod wire;
+
+pub use config::{ConfigError, RunConfig};
+pub use types::{Completion, Finish, Group, Purpose, SampleKey, Sampling};
