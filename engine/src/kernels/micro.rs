@@ -1,0 +1,168 @@
+//! The register tiles of the matrix product, one per instruction set. Unsafe and unchecked: `gemm.rs` checks the bounds.
+
+use super::gemm::NR;
+use super::isa::Isa;
+use std::arch::x86_64::*;
+
+/// Rows of a tile.
+pub const MR: usize = 12;
+
+/// C\[rows, NR\] = start + A · B, where start is C (`keep`), a bias (not null) or zero.
+///
+/// # Safety
+/// `rows` is in 1..=MR; A, B and C are valid for rows × k, k × NR and rows × NR elements at their strides; the processor has `isa`.
+#[inline]
+pub unsafe fn tile(
+    isa: Isa,
+    rows: usize,
+    k: usize,
+    a: *const f32,
+    rs: usize,
+    cs: usize,
+    b: *const f32,
+    c: *mut f32,
+    ldc: usize,
+    keep: bool,
+    bias: *const f32,
+) {
+    macro_rules! by_rows {
+        ($f:ident, $left:expr, $a:expr, $b:expr, $c:expr, $bias:expr, $($m:literal)*) => {
+            match $left { $($m => $f::<$m>(k, $a, rs, cs, $b, $c, ldc, keep, $bias),)* _ => std::hint::unreachable_unchecked() }
+        };
+    }
+    // SAFETY: handed on from the caller.
+    unsafe {
+        match isa {
+            Isa::Avx512 => by_rows!(wide, rows, a, b, c, bias, 1 2 3 4 5 6 7 8 9 10 11 12),
+            Isa::Avx2 => {
+                for half in [0, 16] {
+                    let bias = if bias.is_null() { bias } else { bias.add(half) };
+                    let mut i = 0;
+                    while i < rows {
+                        let left = (rows - i).min(6);
+                        by_rows!(narrow, left, a.add(i * rs), b.add(half), c.add(i * ldc + half), bias, 1 2 3 4 5 6);
+                        i += left;
+                    }
+                }
+            }
+            Isa::Baseline => portable(rows, k, a, rs, cs, b, c, ldc, keep, bias),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn wide<const M: usize>(
+    k: usize,
+    a: *const f32,
+    rs: usize,
+    cs: usize,
+    b: *const f32,
+    c: *mut f32,
+    ldc: usize,
+    keep: bool,
+    bias: *const f32,
+) {
+    // SAFETY: see `tile`.
+    unsafe {
+        let mut acc = [[_mm512_setzero_ps(); 2]; M];
+        if keep {
+            for (i, row) in acc.iter_mut().enumerate() {
+                *row = [_mm512_loadu_ps(c.add(i * ldc)), _mm512_loadu_ps(c.add(i * ldc + 16))];
+            }
+        } else if !bias.is_null() {
+            acc = [[_mm512_loadu_ps(bias), _mm512_loadu_ps(bias.add(16))]; M];
+        }
+        let (mut ap, mut bp) = (a, b);
+        for _ in 0..k {
+            let b0 = _mm512_loadu_ps(bp);
+            let b1 = _mm512_loadu_ps(bp.add(16));
+            for (i, row) in acc.iter_mut().enumerate() {
+                let x = _mm512_set1_ps(*ap.add(i * rs));
+                row[0] = _mm512_fmadd_ps(x, b0, row[0]);
+                row[1] = _mm512_fmadd_ps(x, b1, row[1]);
+            }
+            ap = ap.wrapping_add(cs);
+            bp = bp.wrapping_add(NR);
+        }
+        for (i, row) in acc.iter().enumerate() {
+            _mm512_storeu_ps(c.add(i * ldc), row[0]);
+            _mm512_storeu_ps(c.add(i * ldc + 16), row[1]);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+unsafe fn narrow<const M: usize>(
+    k: usize,
+    a: *const f32,
+    rs: usize,
+    cs: usize,
+    b: *const f32,
+    c: *mut f32,
+    ldc: usize,
+    keep: bool,
+    bias: *const f32,
+) {
+    // SAFETY: see `tile`; this variant computes 16 columns.
+    unsafe {
+        let mut acc = [[_mm256_setzero_ps(); 2]; M];
+        if keep {
+            for (i, row) in acc.iter_mut().enumerate() {
+                *row = [_mm256_loadu_ps(c.add(i * ldc)), _mm256_loadu_ps(c.add(i * ldc + 8))];
+            }
+        } else if !bias.is_null() {
+            acc = [[_mm256_loadu_ps(bias), _mm256_loadu_ps(bias.add(8))]; M];
+        }
+        let (mut ap, mut bp) = (a, b);
+        for _ in 0..k {
+            let b0 = _mm256_loadu_ps(bp);
+            let b1 = _mm256_loadu_ps(bp.add(8));
+            for (i, row) in acc.iter_mut().enumerate() {
+                let x = _mm256_set1_ps(*ap.add(i * rs));
+                row[0] = _mm256_fmadd_ps(x, b0, row[0]);
+                row[1] = _mm256_fmadd_ps(x, b1, row[1]);
+            }
+            ap = ap.wrapping_add(cs);
+            bp = bp.wrapping_add(NR);
+        }
+        for (i, row) in acc.iter().enumerate() {
+            _mm256_storeu_ps(c.add(i * ldc), row[0]);
+            _mm256_storeu_ps(c.add(i * ldc + 8), row[1]);
+        }
+    }
+}
+
+unsafe fn portable(
+    rows: usize,
+    k: usize,
+    a: *const f32,
+    rs: usize,
+    cs: usize,
+    b: *const f32,
+    c: *mut f32,
+    ldc: usize,
+    keep: bool,
+    bias: *const f32,
+) {
+    // SAFETY: see `tile`.
+    unsafe {
+        for i in 0..rows {
+            for j in 0..NR {
+                let out = c.add(i * ldc + j);
+                let mut acc = if keep {
+                    *out
+                } else if bias.is_null() {
+                    0.0
+                } else {
+                    *bias.add(j)
+                };
+                for kk in 0..k {
+                    acc = (*a.add(i * rs + kk * cs)).mul_add(*b.add(kk * NR + j), acc);
+                }
+                *out = acc;
+            }
+        }
+    }
+}

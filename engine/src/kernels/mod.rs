@@ -1,0 +1,12 @@
+//! Arithmetic on plain slices: no model knowledge. Each kernel computes a row from that row alone, in a fixed order (D1, D2).
+
+pub mod act;
+pub mod attention;
+pub mod exp;
+pub mod gemm;
+pub mod isa;
+pub mod micro;
+pub mod norm;
+pub mod packs;
+pub mod rope;
+pub mod softmax;

@@ -1,0 +1,116 @@
+//! Row kernels: RMSNorm forward and backward, bias gradients, sums. Sums run in 16 fixed lanes, whatever the vector width.
+
+use super::isa::simd;
+
+/// Lanes of every horizontal sum.
+const LANES: usize = 16;
+
+/// Folds 16 lane sums in a fixed tree.
+#[inline(always)]
+pub fn fold(lanes: [f32; LANES]) -> f32 {
+    let mut s = lanes;
+    let mut w = LANES / 2;
+    while w > 0 {
+        for i in 0..w {
+            s[i] += s[i + w];
+        }
+        w /= 2;
+    }
+    s[0]
+}
+
+/// Σ aᵢ bᵢ in fixed lanes.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (ac, bc) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let (ar, br) = (ac.remainder(), bc.remainder());
+    for (x, y) in ac.zip(bc) {
+        for l in 0..LANES {
+            lanes[l] = x[l].mul_add(y[l], lanes[l]);
+        }
+    }
+    for (l, (x, y)) in ar.iter().zip(br).enumerate() {
+        lanes[l] = x.mul_add(*y, lanes[l]);
+    }
+    fold(lanes)
+}
+
+simd! {
+    /// Σ aᵢ bᵢ of two rows.
+    pub fn row_dot(a: &[f32], b: &[f32]) -> f32 {
+        dot(a, b)
+    }
+}
+
+simd! {
+    /// out = x · rstd · w for each row of `w.len()`; `rstd` receives 1 / sqrt(mean x² + eps).
+    pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, rstd: &mut [f32], out: &mut [f32]) {
+        let h = w.len();
+        for ((x, out), r) in x.chunks_exact(h).zip(out.chunks_exact_mut(h)).zip(rstd) {
+            let s = 1.0 / (dot(x, x) / h as f32 + eps).sqrt();
+            *r = s;
+            for i in 0..h {
+                out[i] = x[i] * s * w[i];
+            }
+        }
+    }
+}
+
+simd! {
+    /// The forward result again from a stored `rstd`, bit for bit.
+    pub fn rms_norm_again(x: &[f32], w: &[f32], rstd: &[f32], out: &mut [f32]) {
+        let h = w.len();
+        for ((x, out), &s) in x.chunks_exact(h).zip(out.chunks_exact_mut(h)).zip(rstd) {
+            for i in 0..h {
+                out[i] = x[i] * s * w[i];
+            }
+        }
+    }
+}
+
+simd! {
+    /// dx += ∂norm/∂x · dy and dw += ∂norm/∂w · dy, rows in order.
+    pub fn rms_norm_backward(x: &[f32], w: &[f32], rstd: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32]) {
+        let h = w.len();
+        let dw = &mut dw[..h];
+        for (((x, dy), dx), &s) in x.chunks_exact(h).zip(dy.chunks_exact(h)).zip(dx.chunks_exact_mut(h)).zip(rstd) {
+            let mut lanes = [0f32; LANES];
+            let whole = h - h % LANES;
+            for i in (0..whole).step_by(LANES) {
+                for l in 0..LANES {
+                    lanes[l] = (dy[i + l] * w[i + l]).mul_add(x[i + l], lanes[l]);
+                }
+            }
+            for i in whole..h {
+                lanes[i - whole] = (dy[i] * w[i]).mul_add(x[i], lanes[i - whole]);
+            }
+            let c = fold(lanes) * s * s / h as f32;
+            for i in 0..h {
+                dx[i] += s * (dy[i] * w[i] - x[i] * c);
+                dw[i] = (x[i] * s).mul_add(dy[i], dw[i]);
+            }
+        }
+    }
+}
+
+simd! {
+    /// out\[j\] += Σ over rows of x\[row, j\], rows in order: bias gradients.
+    pub fn add_columns(x: &[f32], out: &mut [f32]) {
+        let n = out.len();
+        for row in x.chunks_exact(n) {
+            for (o, v) in out.iter_mut().zip(row) {
+                *o += v;
+            }
+        }
+    }
+}
+
+simd! {
+    /// out += x.
+    pub fn add_assign(out: &mut [f32], x: &[f32]) {
+        for (o, v) in out.iter_mut().zip(x) {
+            *o += v;
+        }
+    }
+}

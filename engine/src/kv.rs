@@ -1,0 +1,87 @@
+//! Keys and values of decoding: one prefix a group, shared by its rows, and each row's own continuation.
+
+use crate::kernels::attention::{Heads, Segment};
+use crate::kernels::gemm::{NR, Panels, pack_rows, pack_transposed, padded};
+
+/// Keys and values of a prompt, per layer and kv head, ready for the attention kernel.
+#[derive(Default)]
+pub struct PrefixKv {
+    pub len: usize,
+    layers: Vec<Vec<f32>>,
+}
+
+fn prefix_sizes(h: Heads, len: usize) -> (usize, usize) {
+    (padded(len) * h.hd, padded(h.hd) * len)
+}
+
+impl PrefixKv {
+    /// Adds the next layer from rows of q|k|v (`ld` apart) that start at the prefix.
+    pub fn push(&mut self, h: Heads, len: usize, qkv: &[f32], ld: usize) {
+        let (ks, vs) = prefix_sizes(h, len);
+        self.len = len;
+        let mut layer = vec![0.0; (ks + vs) * h.kv_heads];
+        for (g, out) in layer.chunks_exact_mut(ks + vs).enumerate() {
+            let (k, v) = out.split_at_mut(ks);
+            pack_transposed(h.hd, len, &qkv[(h.heads + g) * h.hd..], ld, k);
+            pack_rows(len, h.hd, &qkv[(h.heads + h.kv_heads + g) * h.hd..], ld, v);
+        }
+        self.layers.push(layer);
+    }
+
+    /// The segment of one layer and kv head.
+    pub fn segment(&self, h: Heads, layer: usize, g: usize) -> Segment<'_> {
+        let (ks, vs) = prefix_sizes(h, self.len);
+        let (k, v) = self.layers[layer][g * (ks + vs)..(g + 1) * (ks + vs)].split_at(ks);
+        Segment { k: Panels::new(k, h.hd), v: Panels::new(v, self.len), len: self.len, first: None }
+    }
+}
+
+/// Keys and values of the tokens that rows generated, in slots of equal capacity.
+pub struct OwnKv {
+    heads: Heads,
+    capacity: usize,
+    layers: Vec<Vec<f32>>,
+}
+
+impl OwnKv {
+    /// Room for `tokens` tokens in each of `slots` rows.
+    pub fn new(heads: Heads, layers: usize, slots: usize, tokens: usize) -> Self {
+        let capacity = padded(tokens.max(1));
+        let per_slot = heads.kv_heads * capacity * (heads.hd + padded(heads.hd));
+        Self { heads, capacity, layers: (0..layers).map(|_| vec![0.0; slots * per_slot]).collect() }
+    }
+
+    fn place(&self, slot: usize, g: usize) -> (usize, usize) {
+        let (ks, vs) = (self.capacity * self.heads.hd, self.capacity * padded(self.heads.hd));
+        let at = (slot * self.heads.kv_heads + g) * (ks + vs);
+        (at, at + ks)
+    }
+
+    /// Stores key and value number `t` of a row from its q|k|v.
+    pub fn append(&mut self, layer: usize, slot: usize, t: usize, qkv: &[f32]) {
+        let Heads { heads, kv_heads, hd } = self.heads;
+        for g in 0..kv_heads {
+            let (k_at, v_at) = self.place(slot, g);
+            let key = &qkv[(heads + g) * hd..][..hd];
+            let value = &qkv[(heads + kv_heads + g) * hd..][..hd];
+            let capacity = self.capacity;
+            let store = &mut self.layers[layer];
+            let panel = k_at + (t / NR) * hd * NR + t % NR;
+            for (i, &x) in key.iter().enumerate() {
+                store[panel + i * NR] = x;
+            }
+            for (p, part) in value.chunks(NR).enumerate() {
+                store[v_at + (p * capacity + t) * NR..][..part.len()].copy_from_slice(part);
+            }
+        }
+    }
+
+    /// The first `len` tokens of a row.
+    pub fn segment(&self, layer: usize, slot: usize, g: usize, len: usize) -> Segment<'_> {
+        let (k, v) = self.place(slot, g);
+        let store = &self.layers[layer];
+        let end = k + self.capacity * (self.heads.hd + padded(self.heads.hd));
+        let values = Panels { data: &store[v..end], stride: self.capacity * NR };
+        Segment { k: Panels::new(&store[k..v], self.heads.hd), v: values, len, first: None }
+    }
+}

@@ -1,0 +1,185 @@
+//! Gradients of packs over a fixed number of lanes, then one fused AdamW step. Nothing here depends on threads or arrival (D3).
+
+use crate::engine::{Engine, batches, parallel};
+use crate::error::EngineError;
+use crate::families::qwen2_5_vl::head::Policy;
+use crate::kernels::norm::add_assign;
+use crate::optim::{StepFactors, adamw, sum_of_squares};
+use crate::types::{AdamW, OptimState, Pack, PackScores, PolicyDist, StepStats};
+use std::sync::{Mutex, PoisonError};
+
+/// dL/dlogp of pack i from its scores, in the shape of its log-probs.
+pub type Objective<'a> = dyn Fn(usize, &PackScores) -> Vec<Vec<f32>> + Sync + 'a;
+
+/// Accumulates gradients over packs in a fixed order over lanes, then steps.
+pub struct Trainer {
+    engine: Engine,
+    optim: AdamW,
+    /// Gradient slab of each lane.
+    lanes: Vec<Vec<f32>>,
+    /// Whether lanes past the first hold anything.
+    spread: bool,
+    m: Vec<f32>,
+    v: Vec<f32>,
+    t: u64,
+}
+
+impl Trainer {
+    /// `lanes` is part of the result (sums are taken lane by lane): choose it once for a run, not by the machine.
+    pub fn new(engine: Engine, lanes: usize, optim: AdamW) -> Self {
+        let n = engine.layout().total();
+        let lanes = vec![vec![0.0; n]; lanes.max(1)];
+        Self { engine, optim, lanes, spread: false, m: vec![0.0; n], v: vec![0.0; n], t: 0 }
+    }
+
+    /// The engine whose kernels compute everything.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Scores every pack with the training forward, asks `objective` for dL/dlogp and adds the gradient to the lanes
+    /// (pack i → lane i % lanes). Returns the scores in pack order.
+    ///
+    /// # Errors
+    /// A pack that does not fit the model, an objective of the wrong shape, or numbers that are not finite. All accumulated
+    /// gradients are dropped then, because a part of a batch is of no use.
+    pub fn accumulate(
+        &mut self,
+        weights: &[f32],
+        packs: &[Pack],
+        policy: &PolicyDist,
+        objective: &Objective,
+    ) -> Result<Vec<PackScores>, EngineError> {
+        let result = self.try_accumulate(weights, packs, policy, objective);
+        if result.is_err() {
+            self.clear();
+        }
+        result
+    }
+
+    fn try_accumulate(
+        &mut self,
+        weights: &[f32],
+        packs: &[Pack],
+        policy: &PolicyDist,
+        objective: &Objective,
+    ) -> Result<Vec<PackScores>, EngineError> {
+        let engine = &self.engine;
+        let policy = Policy::new(policy, engine.plan.head.n_out)?;
+        let last = engine.check_packs(packs, &policy)?;
+        let panels = engine.pool.panels(&engine.plan, weights, true)?;
+        let w = panels.weights(weights);
+        let rope = engine.pool.rope(&engine.plan, last);
+        let count = self.lanes.len();
+        self.spread |= packs.len() > 1 && count > 1;
+        let lanes: Vec<Mutex<&mut Vec<f32>>> = self.lanes.iter_mut().map(Mutex::new).collect();
+        let done = parallel(engine.threads, count.min(packs.len()), |lane| {
+            let mut grads = lanes[lane].lock().unwrap_or_else(PoisonError::into_inner);
+            let order: Vec<usize> = (lane..packs.len()).step_by(count).collect();
+            let mut all = Vec::with_capacity(order.len());
+            for part in batches(packs, &order) {
+                let members = &order[part];
+                let (batch, mut scores) = engine.batch(packs, members, &rope);
+                let ask = |k: usize, s: &PackScores| checked(members[k], objective(members[k], s), s);
+                engine
+                    .pool
+                    .with_workspace(|ws| engine.plan.train(&w, &batch, &policy, &mut scores, &ask, &mut grads, ws))?;
+                all.extend(scores);
+            }
+            Ok(all)
+        })?;
+        let mut done: Vec<_> = done.into_iter().map(Vec::into_iter).collect();
+        Ok((0..packs.len()).filter_map(|i| done[i % count].next()).collect())
+    }
+
+    /// The gradient so far, lanes summed in order.
+    pub fn gradient(&mut self) -> &[f32] {
+        self.fold();
+        &self.lanes[0]
+    }
+
+    /// The same, to be changed in place: for sums over learner ranks.
+    pub fn gradient_mut(&mut self) -> &mut [f32] {
+        self.fold();
+        &mut self.lanes[0]
+    }
+
+    fn fold(&mut self) {
+        if !std::mem::take(&mut self.spread) {
+            return;
+        }
+        let (first, rest) = self.lanes.split_at_mut(1);
+        for lane in rest {
+            add_assign(&mut first[0], lane);
+            lane.fill(0.0);
+        }
+    }
+
+    /// Drops accumulated gradients.
+    pub fn clear(&mut self) {
+        for lane in &mut self.lanes {
+            lane.fill(0.0);
+        }
+        self.spread = false;
+    }
+
+    /// Sums the lanes in order, clips by the global norm, takes one AdamW step and zeroes the gradient.
+    /// A gradient that is not finite changes neither weights nor moments (`finite: false`) and is dropped.
+    ///
+    /// # Errors
+    /// A weights slab of another length, a learning rate that is negative or not finite.
+    pub fn step(&mut self, weights: &mut [f32], learning_rate: f32) -> Result<StepStats, EngineError> {
+        let expected = self.m.len();
+        if weights.len() != expected {
+            return Err(EngineError::SlabLength { what: "the weights slab", found: weights.len(), expected });
+        }
+        if !(learning_rate >= 0.0 && learning_rate.is_finite()) {
+            return Err(EngineError::Request(format!("learning rate {learning_rate} must be a number ≥ 0")));
+        }
+        self.fold();
+        let grad_norm = sum_of_squares(&self.lanes[0]).sqrt();
+        if !grad_norm.is_finite() {
+            self.clear();
+            return Ok(StepStats { grad_norm, clipped: false, finite: false });
+        }
+        // torch.nn.utils.clip_grad_norm_
+        let factor = f64::from(self.optim.max_grad_norm) / (grad_norm + 1e-6);
+        let clipped = factor < 1.0;
+        self.t += 1;
+        let factors = StepFactors::new(&self.optim, learning_rate, self.t, if clipped { factor as f32 } else { 1.0 });
+        adamw(&self.optim, factors, weights, &mut self.lanes[0], &mut self.m, &mut self.v);
+        Ok(StepStats { grad_norm, clipped, finite: true })
+    }
+
+    /// Moments and step count, for a checkpoint.
+    pub fn state(&self) -> OptimState<'_> {
+        OptimState { m: &self.m, v: &self.v, t: self.t }
+    }
+
+    /// Puts a checkpoint's moments back and drops accumulated gradients.
+    ///
+    /// # Errors
+    /// Slabs of another length; nothing is changed then.
+    pub fn restore(&mut self, m: Vec<f32>, v: Vec<f32>, t: u64) -> Result<(), EngineError> {
+        let expected = self.m.len();
+        for (what, found) in [("the first-moment slab", m.len()), ("the second-moment slab", v.len())] {
+            if found != expected {
+                return Err(EngineError::SlabLength { what, found, expected });
+            }
+        }
+        (self.m, self.v, self.t) = (m, v, t);
+        self.clear();
+        Ok(())
+    }
+}
+
+/// An objective's answer, if it has the shape of the log-probs.
+fn checked(pack: usize, g: Vec<Vec<f32>>, s: &PackScores) -> Result<Vec<Vec<f32>>, EngineError> {
+    if g.len() == s.logprobs.len() && g.iter().zip(&s.logprobs).all(|(a, b)| a.len() == b.len()) {
+        Ok(g)
+    } else {
+        Err(EngineError::Request(format!(
+            "the objective of pack {pack} gave gradients of another shape than its log-probs"
+        )))
+    }
+}
