@@ -44,11 +44,11 @@ impl ClientError {
         match status.code() {
             Code::FailedPrecondition | Code::Aborted => Self::Fenced { url, reason },
             Code::NotFound => Self::Missing { url, what: call.to_owned(), reason },
-            Code::Unauthenticated => Self::Refused {
-                url,
-                call,
-                reason: format!("{reason} (check --token-file: it must hold the coordinator's token)"),
-            },
+            Code::Unauthenticated if reason.contains("--token-file") => Self::Refused { url, call, reason },
+            Code::Unauthenticated => {
+                let reason = format!("{reason}; give --token-file with the coordinator's token");
+                Self::Refused { url, call, reason }
+            }
             Code::PermissionDenied
             | Code::InvalidArgument
             | Code::OutOfRange

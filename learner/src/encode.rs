@@ -1,0 +1,112 @@
+//! A batch → packs: images fetched and decoded, each view made as the worker made it, prompts encoded once for all completions of that view.
+
+use crate::batch::{Batch, Item, Packs, TrainPack, Use};
+use crate::error::LearnerError;
+use quorum_core::config::{ObjectiveKind, RunConfig};
+use quorum_core::seed;
+use quorum_data::view::{self, ViewConfig};
+use quorum_data::{Limits, decode};
+use quorum_model::Processor;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Encoded images by content hash.
+pub type Blobs = HashMap<String, Arc<[u8]>>;
+
+/// Whether anything can be learned from an item.
+pub fn is_computed(item: &Item, config: &RunConfig) -> bool {
+    match item.use_ {
+        Use::Train => true,
+        // Nothing pulls on such a group but the reference.
+        Use::Flat => config.objective.kind == ObjectiveKind::Grpo && config.objective.beta > 0.0,
+        Use::Dropped => false,
+    }
+}
+
+/// Encodes a batch on `threads` threads; the order of the result does not depend on them.
+///
+/// # Errors
+/// Names the slot whose image or prompt cannot be encoded.
+pub fn encode(
+    batch: &Batch,
+    blobs: &Blobs,
+    processor: &Processor,
+    config: &RunConfig,
+    threads: usize,
+) -> Result<Packs, LearnerError> {
+    let one = |slot: usize| match batch.items.get(slot) {
+        Some(item) if is_computed(item, config) => encode_item(batch.step, slot, item, blobs, processor, config)
+            .map_err(|reason| format!("slot {slot}: {reason}")),
+        _ => Ok(Vec::new()),
+    };
+    let encoded = in_order(threads, batch.items.len(), one);
+    let packs = encoded
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|reason| LearnerError::Batch { step: batch.step, reason })?;
+    let counted = batch
+        .items
+        .iter()
+        .enumerate()
+        .flat_map(|(slot, item)| item.sequences.iter().map(move |s| (slot, s.tokens.len())))
+        .collect();
+    Ok(Packs { packs: packs.into_iter().flatten().collect(), prompts: batch.items.len(), counted })
+}
+
+fn encode_item(
+    step: u64,
+    slot: usize,
+    item: &Item,
+    blobs: &Blobs,
+    processor: &Processor,
+    config: &RunConfig,
+) -> Result<Vec<TrainPack>, String> {
+    let limits = Limits { max_pixels: config.data.max_image_pixels, max_bytes: config.data.max_image_bytes };
+    let mut images = Vec::with_capacity(item.prompt.images.len());
+    for hash in &item.prompt.images {
+        let bytes = blobs.get(hash).ok_or_else(|| format!("image {hash} was not fetched"))?;
+        images.push(decode(bytes, &limits).map_err(|e| e.to_string())?);
+    }
+    let settings = ViewConfig::from(&config.view);
+    let seed = view::seed_of(seed::views_of_step(config.run.seed, step), item.prompt.row);
+    let mut views: BTreeMap<u32, TrainPack> = BTreeMap::new();
+    for sequence in &item.sequences {
+        if let Some(pack) = views.get_mut(&sequence.view) {
+            pack.sequences.push(sequence.clone());
+            continue;
+        }
+        let seen: Vec<_> = images.iter().map(|image| view::apply(image, sequence.view, &settings, seed)).collect();
+        let prompt = processor.encode_prompt(&item.prompt.text, &seen).map_err(|e| e.to_string())?;
+        views.insert(sequence.view, TrainPack { slot, prompt, sequences: vec![sequence.clone()] });
+    }
+    Ok(views.into_values().collect())
+}
+
+/// `job(0..n)` on up to `threads` threads, results in order.
+fn in_order<R: Send>(
+    threads: usize,
+    n: usize,
+    job: impl Fn(usize) -> Result<R, String> + Sync,
+) -> Vec<Result<R, String>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut mine = Vec::new();
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= n {
+                return mine;
+            }
+            mine.push((i, job(i)));
+        }
+    };
+    let mut done = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads.min(n)).map(|_| scope.spawn(work)).collect();
+        let join = |h: std::thread::ScopedJoinHandle<'_, _>| {
+            h.join().unwrap_or_else(|_| vec![(n, Err("encoding ended abnormally".into()))])
+        };
+        handles.into_iter().flat_map(join).collect::<Vec<_>>()
+    });
+    done.sort_by_key(|(i, _)| *i);
+    done.into_iter().map(|(_, r)| r).collect()
+}

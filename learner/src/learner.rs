@@ -1,0 +1,252 @@
+//! The learner's state and the verbs of the loop.
+
+use crate::batch::{Batch, Packs, Part};
+use crate::checkpoint::{self, Written};
+use crate::connection::Connection;
+use crate::encode::{encode, is_computed};
+use crate::error::LearnerError;
+use crate::metrics::{self, StepRecord, Timer};
+use crate::objective::{BatchLosses, GradientBatch, LogProbs, Rule, mismatch};
+use crate::{publish, reference};
+use quorum_core::config::{ObjectiveKind, RunConfig};
+use quorum_core::digest::slab_digest;
+use quorum_engine::{EngineError, PolicyDist, StepStats, Trainer};
+use quorum_model::Checkpoint;
+use quorum_proto::v1;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Deadline of a commit.
+const COMMIT: Duration = Duration::from_secs(60);
+
+/// Everything a learner holds between steps.
+pub struct Learner {
+    pub config: Arc<RunConfig>,
+    pub(crate) connection: Connection,
+    pub(crate) model: Checkpoint,
+    pub(crate) trainer: Trainer,
+    pub(crate) rule: Rule,
+    pub(crate) policy: PolicyDist,
+    /// Weights of version `step`.
+    pub(crate) weights: Arc<Vec<f32>>,
+    pub(crate) digest: String,
+    /// Weights of version 0, held while β > 0.
+    pub(crate) start: Option<Vec<f32>>,
+    pub(crate) step: u64,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) threads: usize,
+    /// Largest difference to the workers' log-probs seen by `old_logprobs` in this step.
+    pub(crate) mismatch: f64,
+    pub(crate) timer: Timer,
+}
+
+impl Learner {
+    /// Steps done; the version of the weights held.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Uploads the weights held as version `step`.
+    ///
+    /// # Errors
+    /// The coordinator is gone or refuses them.
+    pub fn publish(&mut self) -> Result<(), LearnerError> {
+        let start = Instant::now();
+        let c = &self.connection;
+        c.holds(self.step);
+        c.wait(publish::publish(&c.session, &self.weights, self.step, &self.digest, c.patience))?;
+        self.timer.add("publish", start);
+        Ok(())
+    }
+
+    /// The groups of the present step; `None` at the end of the run.
+    ///
+    /// # Errors
+    /// As `Connection::next_batch`, or messages that form no batch.
+    pub fn receive_batch(&mut self) -> Result<Option<Batch>, LearnerError> {
+        self.timer = Timer::default();
+        self.mismatch = 0.0;
+        let start = Instant::now();
+        let Some((head, items)) = self.connection.next_batch(self.step)? else { return Ok(None) };
+        self.timer.add("wait_batch", start);
+        if head.step != self.step {
+            return Err(LearnerError::Batch { step: self.step, reason: format!("step {} arrived instead", head.step) });
+        }
+        Batch::read(&head, items, &self.config).map(Some)
+    }
+
+    /// Fetches images and encodes prompts.
+    ///
+    /// # Errors
+    /// Names the image or slot.
+    pub fn encode(&mut self, batch: &Batch) -> Result<Packs, LearnerError> {
+        let start = Instant::now();
+        let computed = batch.items.iter().filter(|item| is_computed(item, &self.config));
+        let blobs = self.connection.images(computed.flat_map(|item| &item.prompt.images))?;
+        let packs = encode(batch, &blobs, &self.model.processor, &self.config, self.threads)?;
+        self.timer.add("encode", start);
+        Ok(packs)
+    }
+
+    /// Log-probs under the start weights; none unless β > 0.
+    ///
+    /// # Errors
+    /// As the engine's.
+    pub fn reference_logprobs(&mut self, packs: &Packs) -> Result<Option<LogProbs>, LearnerError> {
+        let Some(start_weights) = &self.start else { return Ok(None) };
+        let start = Instant::now();
+        let scores = reference::logprobs(self.trainer.engine(), start_weights, &packs.packs, &self.policy)
+            .map_err(|e| self.engine(e))?;
+        self.timer.add("logprob", start);
+        Ok(Some(scores))
+    }
+
+    /// π_old of all packs, before the first update moves the weights. None with one gradient batch: there π_old is the training forward's own.
+    ///
+    /// # Errors
+    /// As the engine's.
+    pub fn old_logprobs(&mut self, packs: &Packs) -> Result<Option<LogProbs>, LearnerError> {
+        if self.config.optim.gradient_batches <= 1 || self.config.objective.kind != ObjectiveKind::Grpo {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        let scores = reference::logprobs(self.trainer.engine(), &self.weights, &packs.packs, &self.policy)
+            .map_err(|e| self.engine(e))?;
+        self.mismatch = packs.packs.iter().zip(&scores).map(|(p, s)| mismatch(p, s)).fold(0.0, f64::max);
+        self.timer.add("logprob", start);
+        Ok(Some(scores))
+    }
+
+    /// Forward and backward of one gradient batch. `None`: its numbers were not finite and its gradient was dropped.
+    ///
+    /// # Errors
+    /// Any other failure of the engine; also a stop, which may come between gradient batches.
+    pub fn accumulate(
+        &mut self,
+        packs: &Packs,
+        part: Part,
+        old: Option<&[Vec<Vec<f32>>]>,
+        reference: Option<&[Vec<Vec<f32>>]>,
+    ) -> Result<Option<BatchLosses>, LearnerError> {
+        self.connection.check()?;
+        let start = Instant::now();
+        let batch = GradientBatch {
+            rule: &self.rule,
+            packs: packs.packs.get(part.packs.clone()).unwrap_or_default(),
+            old: old.and_then(|o| o.get(part.packs.clone())),
+            reference: reference.and_then(|r| r.get(part.packs.clone())),
+            normaliser: self.rule.normaliser(packs, &part, self.config.rollout.max_new_tokens as usize),
+        };
+        let inputs = reference::packs(batch.packs);
+        let result =
+            self.trainer.accumulate(&self.weights, &inputs, &self.policy, &|i, scores| batch.gradient(i, scores));
+        self.timer.add("forward_backward", start);
+        match result {
+            Ok(scores) => {
+                let mut sums =
+                    batch.sums(&scores).map_err(|e| LearnerError::Batch { step: self.step, reason: e.to_string() })?;
+                sums.mismatch = if self.config.objective.kind == ObjectiveKind::Grpo {
+                    sums.mismatch.max(self.mismatch)
+                } else {
+                    0.0
+                };
+                Ok(Some(sums))
+            }
+            Err(EngineError::NotFinite(place)) => {
+                tracing::error!(step = self.step, place, "gradient batch skipped: not finite");
+                Ok(None)
+            }
+            Err(error) => Err(self.engine(error)),
+        }
+    }
+
+    /// Clips and takes one AdamW step; a gradient that is not finite changes nothing.
+    ///
+    /// # Errors
+    /// As the engine's.
+    pub fn optimizer_step(&mut self, rate: f32) -> Result<StepStats, LearnerError> {
+        let start = Instant::now();
+        let weights: &mut Vec<f32> = Arc::make_mut(&mut self.weights);
+        let stats = self.trainer.step(weights, rate);
+        self.timer.add("optimizer", start);
+        let stats = stats.map_err(|e| self.engine(e))?;
+        if !stats.finite {
+            tracing::error!(step = self.step, "optimiser step skipped: the gradient is not finite");
+        }
+        Ok(stats)
+    }
+
+    /// The step is learned: the weights held are now version `step + 1`.
+    ///
+    /// # Errors
+    /// A replayed step that ends in other weights than the ledger says.
+    pub fn advance(&mut self, batch: &Batch) -> Result<(), LearnerError> {
+        self.digest = slab_digest(&self.weights);
+        if batch.is_replay() && batch.expected_digest != self.digest {
+            return Err(LearnerError::Replay {
+                step: batch.step,
+                expected: batch.expected_digest.clone(),
+                found: self.digest.clone(),
+            });
+        }
+        self.step += 1;
+        Ok(())
+    }
+
+    /// Writes a checkpoint if this step makes one.
+    ///
+    /// # Errors
+    /// Names the file that could not be written.
+    pub fn checkpoint(&mut self, batch: &Batch) -> Result<Option<Written>, LearnerError> {
+        if !batch.checkpoint {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        let (reply, optim) = (&self.connection.session.reply, self.trainer.state());
+        let state = checkpoint::state(self.step, optim.t, &self.digest, &reply.run_id, &reply.config_digest);
+        let written = checkpoint::write(&self.run_dir, &self.model.layout, &state, &self.weights, optim)?;
+        self.timer.add("checkpoint", start);
+        metrics::checkpointed(start.elapsed(), written.bytes);
+        Ok(Some(written))
+    }
+
+    /// Commits the step: from here on it is part of the run.
+    ///
+    /// # Errors
+    /// The coordinator is gone or refuses the step.
+    pub fn commit(&mut self, record: StepRecord, checkpoint: Option<Written>) -> Result<(), LearnerError> {
+        let step = self.step - 1;
+        let figures = record.figures();
+        let mut timings = self.timer.figures();
+        let busy = self.timer.phase("forward_backward") + self.timer.phase("logprob");
+        timings
+            .insert("learner_tokens_per_second".into(), figures.get("tokens").copied().unwrap_or(0.0) / busy.max(1e-9));
+        let c = &self.connection;
+        let (name, manifest) = checkpoint.map(|w| (w.name, w.manifest_sha256)).unwrap_or_default();
+        let request = v1::CommitRequest {
+            caller: Some(c.session.caller(format!("step-{step}"))),
+            step,
+            version: self.step,
+            weights_digest: self.digest.clone(),
+            metrics: figures.clone(),
+            timings,
+            checkpoint: name,
+            checkpoint_manifest: manifest,
+        };
+        let reply = c.wait(c.session.retry("Commit", c.patience, || {
+            let (link, request) = (c.session.link.clone(), request.clone());
+            async move { link.call("Commit", COMMIT, link.learner().commit(request)).await }
+        }))?;
+        if !reply.accepted {
+            return Err(LearnerError::NotAccepted { what: format!("the commit of step {step}"), reason: reply.reason });
+        }
+        metrics::export(step, &figures, &self.timer);
+        tracing::info!(step, digest = %self.digest, loss = figures.get("loss"), "step committed");
+        Ok(())
+    }
+
+    fn engine(&self, source: EngineError) -> LearnerError {
+        LearnerError::Engine { step: self.step, source }
+    }
+}

@@ -1,0 +1,118 @@
+//! Opening a learner: the model, the newest checkpoint that verifies, the reference policy.
+
+use crate::checkpoint;
+use crate::connection::Connection;
+use crate::error::LearnerError;
+use crate::learner::Learner;
+use crate::metrics::Timer;
+use crate::objective::Rule;
+use crate::options::Options;
+use quorum_core::config::{ObjectiveKind, RunConfig};
+use quorum_core::digest::slab_digest;
+use quorum_engine::{AdamW, Engine, PolicyDist, Trainer};
+use quorum_model::Checkpoint;
+use quorum_proto::v1;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+impl Learner {
+    /// Loads the newest checkpoint that verifies, else the start model.
+    ///
+    /// # Errors
+    /// A model that cannot be read or is not the one the run began with.
+    pub fn open(connection: Connection, options: &Options) -> Result<Self, LearnerError> {
+        let session = connection.session.clone();
+        let config = session.config.clone();
+        let place = session.reply.learner.clone().unwrap_or_default();
+        let (model_dir, run_dir) = (PathBuf::from(&place.model_dir), PathBuf::from(&place.run_dir));
+        let model = Checkpoint::open(&model_dir)?;
+        same_files(&session.reply.model_files, &model, &model_dir)?;
+        let threads = options.threads(&config);
+        let at = |source| LearnerError::Engine { step: place.checkpoint_step, source };
+        let engine = Engine::new(&model.config, model.layout.clone(), threads).map_err(at)?;
+        let mut trainer = Trainer::new(engine, config.learner.lanes as usize, adamw(&config));
+        let rule = Rule::of(&config.objective);
+        let names: Vec<String> = [place.checkpoint.clone()]
+            .into_iter()
+            .chain(place.older.iter().map(|c| c.name.clone()))
+            .filter(|n| !n.is_empty())
+            .collect();
+        let loaded = checkpoint::load_newest(&run_dir, &names, &model.layout);
+        let mut start = None;
+        if loaded.is_none() || rule.needs_reference() {
+            start = Some(start_weights(&model, &model_dir, &session.reply.start_weights_digest)?);
+        }
+        let (weights, step) = match loaded {
+            Some(loaded) => {
+                trainer.restore(loaded.m, loaded.v, loaded.state.adam_steps).map_err(at)?;
+                (loaded.weights, loaded.state.step)
+            }
+            None => (start.clone().unwrap_or_default(), 0),
+        };
+        let policy = policy(&config, &model);
+        let digest = slab_digest(&weights);
+        tracing::info!(step, committed = place.committed_steps, digest, threads, "learner ready");
+        Ok(Self {
+            start: start.filter(|_| rule.needs_reference()),
+            config,
+            connection,
+            model,
+            trainer,
+            rule,
+            policy,
+            weights: Arc::new(weights),
+            digest,
+            step,
+            run_dir,
+            threads,
+            mismatch: 0.0,
+            timer: Timer::default(),
+        })
+    }
+}
+
+fn adamw(config: &RunConfig) -> AdamW {
+    let o = &config.optim;
+    let max_grad_norm = if o.grad_clip > 0.0 { o.grad_clip } else { f32::INFINITY };
+    AdamW { beta1: o.beta1, beta2: o.beta2, eps: o.epsilon, weight_decay: o.weight_decay, max_grad_norm }
+}
+
+/// π: at the sampling temperature for policy optimisation, the model's own for supervised tuning.
+fn policy(config: &RunConfig, model: &Checkpoint) -> PolicyDist {
+    let temperature = match config.objective.kind {
+        ObjectiveKind::Grpo => config.rollout.temperature,
+        ObjectiveKind::Sft => 1.0,
+    };
+    PolicyDist {
+        temperature,
+        forbidden: model.processor.forbidden_tokens(),
+        stop: model.processor.stop_tokens().to_vec(),
+    }
+}
+
+/// The start weights, if they are those the run began with (an empty digest: it begins now).
+fn start_weights(model: &Checkpoint, dir: &Path, digest: &str) -> Result<Vec<f32>, LearnerError> {
+    let weights = model.load_weights()?;
+    if !digest.is_empty() {
+        let found = slab_digest(&weights);
+        if found != digest {
+            let what = format!("its weights have digest {found}, the run began with {digest}");
+            return Err(LearnerError::AnotherModel { dir: dir.display().to_string(), what });
+        }
+    }
+    Ok(weights)
+}
+
+/// The model directory as this machine sees it must be the coordinator's.
+fn same_files(files: &[v1::SideFile], model: &Checkpoint, dir: &Path) -> Result<(), LearnerError> {
+    for file in files {
+        let here = model.side_files().get(&file.name).map(|bytes| blake3::hash(bytes).to_hex().to_string());
+        if here.as_deref() != Some(file.hash.as_str()) {
+            return Err(LearnerError::AnotherModel {
+                dir: dir.display().to_string(),
+                what: format!("{} differs", file.name),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! Why a worker ends. What concerns one prompt alone is reported to the coordinator and is no error here.
+
+use quorum_core::client::ClientError;
+use quorum_engine::EngineError;
+use quorum_model::ModelError;
+
+/// Ends the process with one line.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("the coordinator's model cannot be used: {0}")]
+    Model(#[from] ModelError),
+    #[error("engine: {0}")]
+    Engine(#[from] EngineError),
+    #[error("the engine thread ended abnormally; the log above says why")]
+    EngineGone,
+    #[error("cannot start {what}: {source}")]
+    Start { what: &'static str, source: std::io::Error },
+}

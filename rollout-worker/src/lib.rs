@@ -1,0 +1,16 @@
+//! The rollout worker: lease → generate → vote → submit, following the policy's versions. Training and the ledger are others' business.
+
+pub mod engine_actor;
+pub mod error;
+pub mod generator;
+pub mod images;
+pub mod metrics;
+pub mod model;
+pub mod options;
+pub mod submit;
+pub mod weights;
+pub mod worker;
+
+pub use error::WorkerError;
+pub use options::Options;
+pub use worker::run;

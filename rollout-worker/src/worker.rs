@@ -1,0 +1,283 @@
+//! The worker's life: join, then rounds of lease → weights → images → generate → submit, until the run ends, the coordinator is gone for good, or it is asked to drain.
+
+use crate::engine_actor::EngineHandle;
+use crate::error::WorkerError;
+use crate::generator::{Answer, Generator, Work};
+use crate::images::Images;
+use crate::metrics;
+use crate::model::Model;
+use crate::options::Options;
+use crate::submit::submit;
+use crate::weights::WeightStore;
+use quorum_core::client::{ClientError, Heartbeat, JoinOptions, Pulse, Session, Vitals};
+use quorum_core::metric;
+use quorum_proto::v1;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Longest poll for a lease, and what the call may take beyond it.
+const POLL: Duration = Duration::from_secs(15);
+const GRACE: Duration = Duration::from_secs(10);
+/// Between being fenced and joining again, and after stale leases.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// How the outside asks the worker to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Finish and submit what is leased, then leave (SIGTERM).
+    pub drain: CancellationToken,
+    /// Give leases back at once and leave (a second signal).
+    pub release: CancellationToken,
+}
+
+/// How a session ended.
+enum End {
+    Over(String),
+    Drained,
+    Rejoin(String),
+}
+
+/// Serves until the run is over or `stop` says so.
+///
+/// # Errors
+/// One line that names the coordinator, the model or the engine.
+pub async fn run(options: Options, stop: Stop) -> Result<(), WorkerError> {
+    let metrics_address = metrics::start().await?;
+    let mut join = JoinOptions {
+        link: options.link(),
+        role: v1::Role::RolloutWorker,
+        caller_id: options.caller_id(),
+        run_id: options.run.clone(),
+        config_digest: String::new(),
+        instruction_set: quorum_engine::instruction_set().to_string(),
+        metrics_address,
+        rank: 0,
+        world: 1,
+        patience: options.join_patience(),
+    };
+    let mut engine: Option<(Model, EngineHandle)> = None;
+    loop {
+        let session = tokio::select! {
+            joined = Session::join(&join) => joined?,
+            () = stop.drain.cancelled() => return Ok(()),
+        };
+        tracing::info!(
+            run = session.reply.run_id,
+            epoch = session.reply.epoch,
+            coordinator = session.link.url(),
+            "joined"
+        );
+        join.run_id.clone_from(&session.reply.run_id);
+        join.config_digest.clone_from(&session.reply.config_digest);
+        join.patience = options.reconnect_patience();
+        match Serving::start(session, &options, &join.caller_id, &mut engine).await {
+            Ok(mut serving) => match serving.until_end(&stop).await? {
+                End::Rejoin(reason) => tracing::info!(reason, "joining again"),
+                End::Over(reason) => {
+                    tracing::info!(reason, "the run is over for this worker");
+                    return Ok(());
+                }
+                End::Drained => return Ok(()),
+            },
+            Err(WorkerError::Client(error)) if error.is_fenced() => tracing::info!(%error, "joining again"),
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// One session at work.
+struct Serving {
+    session: Session,
+    name: String,
+    patience: Duration,
+    engine: EngineHandle,
+    heartbeat: Heartbeat,
+    vitals: Arc<Vitals>,
+    weights: WeightStore,
+    images: Images,
+    submissions: JoinSet<()>,
+}
+
+impl Serving {
+    async fn start(
+        session: Session,
+        options: &Options,
+        name: &str,
+        engine: &mut Option<(Model, EngineHandle)>,
+    ) -> Result<Self, WorkerError> {
+        let vitals = Arc::new(Vitals::default());
+        let heartbeat = Heartbeat::start(&session, vitals.clone(), options.reconnect_patience());
+        let (model, engine) = match engine.take().filter(|(model, _)| model.serves(&session)) {
+            Some(ready) => engine.insert(ready),
+            None => {
+                let model = Model::fetch(&session).await?;
+                let generator = Generator::new(model.checkpoint.clone(), session.config.clone(), options.threads())?;
+                engine.insert((model, EngineHandle::start(generator)?))
+            }
+        };
+        Ok(Self {
+            weights: WeightStore::new(model.checkpoint.layout.total()),
+            engine: engine.clone(),
+            session,
+            name: name.to_owned(),
+            patience: options.reconnect_patience(),
+            heartbeat,
+            vitals,
+            images: Images::default(),
+            submissions: JoinSet::new(),
+        })
+    }
+
+    async fn until_end(&mut self, stop: &Stop) -> Result<End, WorkerError> {
+        let ended = {
+            let pulse = self.heartbeat.watch();
+            tokio::select! {
+                biased;
+                () = stop.release.cancelled() => Ok(End::Drained),
+                pulse = pulse => standing(pulse),
+                end = self.rounds(stop) => match end {
+                    Err(WorkerError::Client(error)) if error.is_fenced() => Ok(End::Rejoin(error.to_string())),
+                    other => other,
+                },
+            }
+        };
+        if matches!(ended, Ok(End::Drained)) {
+            tracing::info!("drained; leaving");
+            self.session.leave("drained").await;
+        }
+        ended
+    }
+
+    /// Rounds until the run is complete or a drain was asked for; then waits for what is still being submitted.
+    async fn rounds(&mut self, stop: &Stop) -> Result<End, WorkerError> {
+        let end = loop {
+            while self.submissions.try_join_next().is_some() {}
+            let leased = tokio::select! {
+                biased;
+                () = stop.drain.cancelled() => break End::Drained,
+                leased = self.lease() => leased?,
+            };
+            if leased.run_complete {
+                break End::Over("complete".into());
+            }
+            if !leased.leases.is_empty() {
+                self.round(leased.leases).await?;
+            }
+        };
+        while self.submissions.join_next().await.is_some() {}
+        Ok(end)
+    }
+
+    async fn lease(&self) -> Result<v1::LeaseReply, ClientError> {
+        let session = &self.session;
+        let idle = Instant::now();
+        let reply = session
+            .retry("Lease", self.patience, || async move {
+                let request = v1::LeaseRequest {
+                    caller: Some(session.caller("")),
+                    capacity: session.config.cluster.prompts_per_lease,
+                    wait_seconds: POLL.as_secs_f64(),
+                };
+                session.link.call("Lease", POLL + GRACE, session.link.rollout().lease(request)).await
+            })
+            .await;
+        metric::ROLLOUT_QUEUE_DEPTH.with([&self.name]).set(0.0);
+        tracing::trace!(seconds = idle.elapsed().as_secs_f64(), "lease call");
+        reply
+    }
+
+    /// Answers one set of leases; leases of several versions are answered version by version.
+    async fn round(&mut self, leases: Vec<v1::LeaseGrant>) -> Result<(), WorkerError> {
+        let received = Instant::now();
+        self.vitals.leases.store(leases.len() as u32, Ordering::Relaxed);
+        metric::ROLLOUT_RUNNING_REQUESTS.with([&self.name]).set(leases.len() as f64);
+        let mut versions: Vec<u64> = leases.iter().map(|l| l.version).collect();
+        versions.sort_unstable();
+        versions.dedup();
+        for version in versions {
+            let batch = leases.iter().filter(|l| l.version == version).cloned().collect();
+            self.batch(version, batch, received).await?;
+        }
+        self.vitals.leases.store(0, Ordering::Relaxed);
+        metric::ROLLOUT_RUNNING_REQUESTS.with([&self.name]).set(0.0);
+        Ok(())
+    }
+
+    async fn batch(&mut self, version: u64, leases: Vec<v1::LeaseGrant>, received: Instant) -> Result<(), WorkerError> {
+        let weights = match self.weights.get(&self.session, version).await {
+            Ok(weights) => weights,
+            Err(error @ ClientError::Missing { .. }) => {
+                tracing::info!(version, %error, "leases dropped: their version is gone");
+                tokio::time::sleep(PAUSE).await;
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.vitals.version.store(version, Ordering::Relaxed);
+        metric::ROLLOUT_WEIGHT_VERSION.with([&self.name]).set(version as f64);
+        let mut work = Vec::with_capacity(leases.len());
+        for grant in leases {
+            let hashes = grant.prompt.as_ref().map_or(&[][..], |p| &p.images);
+            match self.images.of_prompt(&self.session, hashes).await? {
+                Ok(images) => work.push(Work { grant, images }),
+                Err(reason) => self.submit(&grant, Answer::Failure(reason), received, 0.0),
+            }
+        }
+        let cancelled = self.heartbeat.cancellations();
+        let ids: Vec<u64> = work.iter().map(|w| w.grant.lease_id).collect();
+        let unwanted = Box::new(move || !ids.is_empty() && ids.iter().all(|id| cancelled.contains(*id)));
+        let start = Instant::now();
+        let answers = self.engine.answer(weights, work.clone(), unwanted).await?;
+        let seconds = start.elapsed().as_secs_f64();
+        for (work, answer) in work.iter().zip(answers) {
+            self.submit(&work.grant, answer, received, seconds);
+        }
+        Ok(())
+    }
+
+    /// Sends an answer in the background, so that the next lease need not wait for it.
+    fn submit(&mut self, grant: &v1::LeaseGrant, answer: Answer, received: Instant, seconds: f64) {
+        let (group, failure) = match answer {
+            Answer::Group(group) => {
+                metrics::group(&self.name, &group);
+                metric::ROLLOUT_GROUP_DURATION_SECONDS.with([]).record(seconds);
+                let tokens: usize = group.completions.iter().map(|c| c.tokens.len()).sum();
+                self.vitals.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+                (Some(group), String::new())
+            }
+            Answer::Failure(reason) => {
+                metrics::lost("error", grant.samples.len());
+                (None, reason)
+            }
+            Answer::Cancelled => {
+                metrics::lost("cancelled", grant.samples.len());
+                return;
+            }
+        };
+        let request = v1::SubmitRequest {
+            caller: Some(self.session.caller(format!("{}-{}", grant.lease_id, grant.fence))),
+            lease_id: grant.lease_id,
+            fence: grant.fence,
+            group,
+            generate_seconds: seconds,
+            failure,
+        };
+        let deadline = received + Duration::try_from_secs_f64(grant.deadline_seconds).unwrap_or(POLL);
+        self.submissions.spawn(submit(self.session.clone(), request, deadline));
+    }
+}
+
+/// What the heartbeats' end means.
+fn standing(pulse: Pulse) -> Result<End, WorkerError> {
+    match pulse {
+        Pulse::Beating => Ok(End::Rejoin("the heartbeats stopped".into())),
+        Pulse::Fenced(reason) => Ok(End::Rejoin(reason)),
+        Pulse::Stopped(reason) => Ok(End::Over(reason)),
+        Pulse::Lost(error) => Err(error.into()),
+    }
+}
