@@ -43,13 +43,13 @@ pub struct Params {
     #[arg(long, default_value_t = 56)]
     pub side: usize,
     /// Largest horizontal offset of a digit from its place, pixels.
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 1.0)]
     pub jitter_x: f64,
     /// Largest vertical offset, pixels.
-    #[arg(long, default_value_t = 7.0)]
+    #[arg(long, default_value_t = 2.0)]
     pub jitter_y: f64,
     /// Largest relative change of a digit's size.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.05)]
     pub jitter_scale: f64,
     /// Bits of a pixel in the PNG: 4 or 8.
     #[arg(long, default_value_t = 4)]
