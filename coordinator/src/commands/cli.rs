@@ -1,0 +1,116 @@
+//! Flags and sub-commands.
+
+use crate::prepare::RunRequest;
+use crate::show::Style;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Improves a vision-language model on unlabelled images by majority vote and group-relative policy optimisation.
+///
+/// Without a sub-command it runs: fixes prompts, leases them to rollout workers, feeds the learner, evaluates, reports.
+#[derive(Debug, Parser)]
+#[command(name = "coordinator", version, args_conflicts_with_subcommands = false)]
+pub struct Cli {
+    #[command(flatten)]
+    pub run: RunOptions,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What a run takes.
+#[derive(Debug, Clone, Args)]
+pub struct RunOptions {
+    /// Rollout workers to start on this machine, with a learner; 0 = wait for processes that dial in.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub workers: u32,
+    /// TOML file with settings.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// One setting, e.g. run.steps=3; may be repeated; stronger than the file.
+    #[arg(long, value_name = "KEY=VALUE", global = true)]
+    pub set: Vec<String>,
+    /// Go on with the run in this directory.
+    #[arg(long, value_name = "RUN_DIR")]
+    pub resume: Option<PathBuf>,
+    /// Allow addresses beyond this machine without TLS and token.
+    #[arg(long)]
+    pub insecure: bool,
+    /// How progress is shown.
+    #[arg(long, value_enum, default_value_t, value_name = "STYLE")]
+    pub progress: Style,
+    /// Log filter for stderr, e.g. info or quorum_coordinator=debug. Children log to RUN_DIR/logs at `info` or this.
+    #[arg(long, default_value = "warn", value_name = "FILTER")]
+    pub log: String,
+}
+
+impl RunOptions {
+    /// The request, with settings of the environment variable QUORUM_SET (separated by `;`) before those of the command line.
+    pub fn request(&self) -> RunRequest {
+        let environment = std::env::var("QUORUM_SET").unwrap_or_default();
+        let mut set: Vec<String> =
+            environment.split(';').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect();
+        set.extend(self.set.iter().cloned());
+        RunRequest { config: self.config.clone(), set, resume: self.resume.clone(), insecure: self.insecure }
+    }
+}
+
+/// Number format of exported weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// Half the size; what most of the Python ecosystem expects.
+    #[default]
+    Bf16,
+    /// Bit for bit the trained weights.
+    F32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ExportOptions {
+    /// Directory of the run.
+    #[arg(value_name = "RUN_DIR")]
+    pub run_dir: PathBuf,
+    /// New directory for the model.
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    #[arg(long, value_enum, default_value_t)]
+    pub dtype: Dtype,
+    /// Steps of the checkpoint; without it the newest.
+    #[arg(long, value_name = "N")]
+    pub step: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Decide pairs of answers: prints each JSON line with "equivalent" added.
+    Grade {
+        /// JSON lines with `a` and `b`; `-` = standard input.
+        #[arg(long, value_name = "FILE.jsonl")]
+        pairs: PathBuf,
+    },
+    /// Write a checkpoint of a run as a Hugging Face model directory.
+    Export(ExportOptions),
+    /// Show what a running coordinator is doing.
+    Status {
+        /// Its HTTP address.
+        #[arg(long, default_value = "127.0.0.1:7071", value_name = "ADDR")]
+        http: String,
+    },
+    /// Print the resolved configuration.
+    Config,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+        let cli = Cli::parse_from(["coordinator", "--workers", "2", "--set", "run.steps=3", "--set", "run.seed=7"]);
+        assert_eq!((cli.run.workers, cli.run.set.len()), (2, 2));
+        let cli = Cli::parse_from(["coordinator", "config", "--set", "run.steps=3"]);
+        assert!(matches!(cli.command, Some(Command::Config)));
+        assert_eq!(cli.run.set, ["run.steps=3"]);
+    }
+}

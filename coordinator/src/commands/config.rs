@@ -1,0 +1,11 @@
+//! `coordinator config`: the configuration as a run would use it.
+
+use super::cli::RunOptions;
+use crate::prepare::configuration;
+
+pub(super) fn config(options: &RunOptions) -> anyhow::Result<()> {
+    let config = configuration(&options.request())?;
+    println!("# digest {}", quorum_core::config::digest(&config));
+    print!("{}", quorum_core::config::to_toml(&config)?);
+    Ok(())
+}

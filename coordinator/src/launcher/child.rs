@@ -1,0 +1,200 @@
+//! One child process: started, watched, its stderr kept, started again with backoff.
+
+use super::ChildEvent;
+use super::plan::Launch;
+use std::collections::VecDeque;
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Deaths inside `WINDOW` after which a child is given up.
+const DEATHS: usize = 5;
+const WINDOW: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Last lines of stderr kept for messages.
+const LINES: usize = 20;
+const LONGEST_LINE: usize = 2000;
+
+type Tail = Arc<Mutex<VecDeque<String>>>;
+
+enum State {
+    /// To be started at this time.
+    Due(Instant),
+    Running(std::process::Child, Option<JoinHandle<()>>),
+    /// Left by itself with status 0, or given up.
+    Over,
+}
+
+pub(super) struct Child {
+    launch: Launch,
+    log: PathBuf,
+    state: State,
+    deaths: VecDeque<Instant>,
+    tail: Tail,
+}
+
+impl Child {
+    pub(super) fn new(launch: Launch, logs: &Path) -> Self {
+        let log = logs.join(format!("{}.log", launch.name));
+        Self { launch, log, state: State::Due(Instant::now()), deaths: VecDeque::new(), tail: Tail::default() }
+    }
+
+    pub(super) fn running(&self) -> bool {
+        matches!(self.state, State::Running(..))
+    }
+
+    /// Looks once: starts it if it is due, notices its end.
+    pub(super) fn look(&mut self, restart: bool) -> Vec<ChildEvent> {
+        match &mut self.state {
+            State::Over => Vec::new(),
+            State::Due(when) if restart && *when <= Instant::now() => match self.spawn() {
+                Ok(()) => Vec::new(),
+                Err(e) => {
+                    self.state = State::Over;
+                    let program = self.launch.program.display();
+                    vec![ChildEvent::GaveUp {
+                        reason: format!("{} cannot be started ({program}): {e}", self.launch.name),
+                    }]
+                }
+            },
+            State::Due(_) => Vec::new(),
+            State::Running(process, reader) => match process.try_wait() {
+                Ok(None) => Vec::new(),
+                Ok(Some(status)) => {
+                    let (pid, reader) = (process.id(), reader.take());
+                    // The last words are in the pipe.
+                    drop(reader.map(JoinHandle::join));
+                    self.ended(pid, status)
+                }
+                Err(e) => {
+                    tracing::error!("{}: {e}", self.launch.name);
+                    Vec::new()
+                }
+            },
+        }
+    }
+
+    fn spawn(&mut self) -> std::io::Result<()> {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let parent = std::process::id();
+        let mut command = Command::new(&self.launch.program);
+        command.args(&self.launch.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(Stdio::piped());
+        // Ctrl-C reaches the coordinator alone, which then stops its children in order.
+        command.process_group(0);
+        // SAFETY: prctl, getppid and _exit are async-signal-safe, and nothing else happens between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                // The parent may have died before the line above.
+                if libc::getppid().unsigned_abs() != parent {
+                    libc::_exit(1);
+                }
+                Ok(())
+            });
+        }
+        let mut process = command.spawn()?;
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let reader = process.stderr.take().and_then(|pipe| {
+            let tail = self.tail.clone();
+            std::thread::Builder::new().name("child log".into()).spawn(move || copy(pipe, log, &tail)).ok()
+        });
+        self.state = State::Running(process, reader);
+        Ok(())
+    }
+
+    fn ended(&mut self, pid: u32, status: ExitStatus) -> Vec<ChildEvent> {
+        let gone = ChildEvent::Gone { pid };
+        if status.success() {
+            self.state = State::Over;
+            return vec![gone];
+        }
+        let now = Instant::now();
+        self.deaths.push_back(now);
+        while self.deaths.front().is_some_and(|t| now - *t > WINDOW) {
+            self.deaths.pop_front();
+        }
+        let why = format!("{}{}", describe(status), self.last_words(status));
+        if self.deaths.len() >= DEATHS {
+            self.state = State::Over;
+            let reason = format!(
+                "{} died {DEATHS} times within {} s; the last time by {why} (log: {})",
+                self.launch.name,
+                WINDOW.as_secs(),
+                self.log.display()
+            );
+            return vec![gone, ChildEvent::GaveUp { reason }];
+        }
+        let doublings = u32::try_from(self.deaths.len() - 1).unwrap_or(16);
+        let pause = FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(LONGEST_PAUSE);
+        self.state = State::Due(now + pause);
+        vec![gone, ChildEvent::Restart { name: self.launch.name.clone(), why }]
+    }
+
+    /// The last line of stderr that tells of an error; after an exit by itself, any last line.
+    fn last_words(&self, status: ExitStatus) -> String {
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let telling = |l: &&String| l.starts_with("error") || l.contains("panicked at");
+        let any = tail.back().filter(|_| status.code().is_some());
+        tail.iter().rev().find(telling).or(any).map(|l| format!(": {l}")).unwrap_or_default()
+    }
+
+    pub(super) fn ask_to_stop(&self) {
+        if let State::Running(process, _) = &self.state
+            && let Ok(pid) = i32::try_from(process.id())
+        {
+            // SAFETY: a signal to a child that is not reaped yet, so the id is still its own.
+            unsafe { libc::kill(pid, libc::SIGTERM) };
+        }
+    }
+
+    pub(super) fn still_running(&mut self) -> bool {
+        match &mut self.state {
+            State::Running(process, _) => matches!(process.try_wait(), Ok(None)),
+            State::Due(_) | State::Over => false,
+        }
+    }
+
+    pub(super) fn kill(&mut self) {
+        if let State::Running(process, _) = &mut self.state {
+            // An error means that it has ended already.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        self.state = State::Over;
+    }
+}
+
+/// Copies stderr to the log and keeps the last lines.
+fn copy(pipe: ChildStderr, mut log: std::fs::File, tail: &Tail) {
+    let mut lines = BufReader::new(pipe);
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+        // A full disk must not stop the child.
+        let _ = log.write_all(&line);
+        let text: String = String::from_utf8_lossy(&line).trim_end().chars().take(LONGEST_LINE).collect();
+        if !text.is_empty() {
+            let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+            if tail.len() == LINES {
+                tail.pop_front();
+            }
+            tail.push_back(text);
+        }
+        line.clear();
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "an unknown cause".into(),
+    }
+}

@@ -1,0 +1,62 @@
+//! Supervision of real processes.
+
+use super::*;
+use std::sync::mpsc;
+
+fn shell(name: &str, script: &str) -> Launch {
+    Launch { name: name.into(), program: "/bin/sh".into(), args: vec!["-c".into(), script.into()] }
+}
+
+fn start(launches: Vec<Launch>, logs: &std::path::Path) -> (Launcher, mpsc::Receiver<ChildEvent>) {
+    let (send, events) = mpsc::channel();
+    let launcher = Launcher::start(launches, logs.into(), move |e| drop(send.send(e))).unwrap();
+    (launcher, events)
+}
+
+const WAIT: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_child_that_keeps_dying_is_given_up_with_its_last_error() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (launcher, events) =
+        start(vec![shell("w", "echo starting >&2; echo 'error: no such thing' >&2; echo bye >&2; exit 3")], tmp.path());
+    let mut restarts = 0;
+    let reason = loop {
+        match events.recv_timeout(WAIT).unwrap() {
+            ChildEvent::Gone { .. } => {}
+            ChildEvent::Restart { why, .. } => {
+                assert!(why.contains("exit status 3") && why.contains("no such thing"), "{why}");
+                restarts += 1;
+            }
+            ChildEvent::GaveUp { reason } => break reason,
+        }
+    };
+    assert_eq!(restarts, 4);
+    assert!(reason.contains("w died 5 times") && reason.contains("error: no such thing"), "{reason}");
+    drop(launcher);
+    let log = std::fs::read_to_string(tmp.path().join("w.log")).unwrap();
+    assert_eq!(log.matches("starting").count(), 5);
+}
+
+#[test]
+fn who_leaves_with_status_0_is_done_and_the_rest_is_stopped() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (launcher, events) = start(vec![shell("done", "exit 0"), shell("stays", "exec sleep 600")], tmp.path());
+    let ChildEvent::Gone { pid } = events.recv_timeout(WAIT).unwrap() else { panic!("no restart was due") };
+    assert!(pid > 0);
+    assert!(events.recv_timeout(Duration::from_millis(300)).is_err(), "it is not started again");
+    let began = Instant::now();
+    launcher.finish(Duration::ZERO);
+    assert!(began.elapsed() < Duration::from_secs(3), "SIGTERM was not sent");
+    assert!(events.try_recv().is_err(), "a child that is stopped is no death");
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (_launcher, events) = start(vec![Launch { program: "/nonexistent/x".into(), ..shell("w", "") }], tmp.path());
+    let ChildEvent::GaveUp { reason } = events.recv_timeout(WAIT).unwrap() else {
+        panic!("it cannot have been started")
+    };
+    assert!(reason.contains("/nonexistent/x"), "{reason}");
+}

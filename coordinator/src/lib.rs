@@ -1,0 +1,17 @@
+//! The coordinator: fixes prompts, leases them, checks and keeps groups, feeds the learner, publishes weights, evaluates, reports. It never runs the model.
+
+pub mod check;
+pub mod commands;
+pub mod evaluate;
+pub mod launcher;
+pub mod ledger;
+pub mod material;
+pub mod prepare;
+pub mod resume;
+pub mod run;
+pub mod rundir;
+pub mod service;
+pub mod show;
+pub mod state;
+pub mod step_metrics;
+pub mod weights;

@@ -1,0 +1,41 @@
+//! What a run tells whoever shows it: progress bars, plain lines, tests.
+
+use crate::evaluate::Figures;
+use crate::state::Phase;
+
+/// Something worth showing.
+#[derive(Debug, Clone)]
+pub enum Event {
+    Phase(Phase),
+    /// A task of the phase is durable: (done, all), and the tokens it brought.
+    Progress {
+        done: usize,
+        all: usize,
+        tokens: u64,
+    },
+    /// A step is committed; its line of metrics.jsonl.
+    Step {
+        step: u64,
+        steps: u64,
+        metrics: serde_json::Value,
+        seconds: f64,
+        tokens_per_second: f64,
+    },
+    /// An evaluation is complete.
+    Evaluated {
+        version: u64,
+        figures: Figures,
+    },
+    /// Anything else, as a sentence.
+    Note(String),
+}
+
+/// Called by the actor; must not block.
+pub trait Observer: Send + Sync {
+    fn event(&self, event: &Event);
+}
+
+/// Shows nothing.
+impl Observer for () {
+    fn event(&self, _: &Event) {}
+}

@@ -1,0 +1,239 @@
+//! Leases and submissions: judge, make durable, answer. Writes of many submissions are under way together; each is answered after its own commit.
+
+use super::actor::Actor;
+use super::command::{Answer, Command, Reply};
+use super::event::Event;
+use crate::check::Checked;
+use crate::evaluate::{Outcome, purpose_name};
+use crate::ledger::Write;
+use crate::state::{Admission, Failure, Grant, Phase, Refusal, Work};
+use prost::Message;
+use quorum_core::metric;
+use quorum_core::types::{Group, Purpose};
+use quorum_core::vote::Outcome as VoteOutcome;
+use quorum_proto::v1::{self, SubmitOutcome, SubmitReply};
+
+/// What stands for the data set in metric labels.
+const TRAIN: &str = "train";
+
+fn reply_of(outcome: SubmitOutcome, reason: impl Into<String>) -> SubmitReply {
+    SubmitReply { outcome: outcome.into(), reason: reason.into() }
+}
+
+impl Actor {
+    pub(super) fn lease(&mut self, caller: &v1::Caller, capacity: u32) -> Result<(Vec<Grant>, bool), Refusal> {
+        self.known(caller)?;
+        let now = self.now();
+        let capacity = capacity.min(self.material.config.cluster.prompts_per_lease);
+        let grants = self.state.grant(now, &caller.caller_id, capacity)?;
+        metric::COORDINATOR_LEASES_GRANTED.with([]).increment(grants.len() as u64);
+        Ok((grants, self.ended || self.state.phase() == Phase::Complete))
+    }
+
+    pub(super) async fn submit(
+        &mut self,
+        caller: &v1::Caller,
+        lease: u64,
+        fence: u64,
+        answer: Answer,
+        reply: Reply<SubmitReply>,
+    ) {
+        if let Err(refusal) = self.known(caller) {
+            let _ = reply.send(Err(refusal));
+            return;
+        }
+        match answer {
+            Answer::Failure(reason) => self.failure(caller, lease, fence, &reason, reply).await,
+            Answer::Group { checked, version, generate_seconds } => {
+                metric::ROLLOUT_GROUP_DURATION_SECONDS.with([]).record(generate_seconds.max(0.0));
+                self.group(caller, lease, fence, version, *checked, reply).await;
+            }
+        }
+    }
+
+    async fn group(
+        &mut self,
+        caller: &v1::Caller,
+        lease: u64,
+        fence: u64,
+        version: u64,
+        checked: Checked,
+        reply: Reply<SubmitReply>,
+    ) {
+        let work = self.state.work_of(lease);
+        let admission = self.state.submit(self.now(), &caller.caller_id, lease, fence, version);
+        let (outcome, reason) = match (admission, work) {
+            (Err(refusal), _) => {
+                let _ = reply.send(Err(refusal));
+                return;
+            }
+            (Ok(Admission::Record), Some(work)) => {
+                self.record(work, caller, checked, reply).await;
+                return;
+            }
+            (Ok(Admission::Duplicate { durable: false }), Some(work)) => {
+                self.count_submission(SubmitOutcome::Duplicate);
+                self.waiting.entry(work).or_default().push((SubmitOutcome::Duplicate, reply));
+                return;
+            }
+            (Ok(Admission::Duplicate { .. }), _) => (SubmitOutcome::Duplicate, String::new()),
+            (Ok(Admission::StaleFence(reason)), _) => (SubmitOutcome::StaleFence, reason),
+            (Ok(Admission::StaleVersion(reason)), _) => (SubmitOutcome::StaleVersion, reason),
+            (Ok(Admission::Record), None) => (SubmitOutcome::StaleFence, "the lease is not known".into()),
+        };
+        self.count_submission(outcome);
+        let _ = reply.send(Ok(reply_of(outcome, reason)));
+    }
+
+    async fn record(&mut self, work: Work, caller: &v1::Caller, checked: Checked, reply: Reply<SubmitReply>) {
+        self.count_submission(SubmitOutcome::Accepted);
+        let (write, tokens) = match checked {
+            Checked::Train(group) => {
+                self.observe_group(&group);
+                let tokens = group.completions.iter().map(|c| c.tokens.len() as u64).sum();
+                match group_write(&group, &caller.caller_id) {
+                    Ok(write) => (write, tokens),
+                    Err(reason) => return self.fail(reason).await,
+                }
+            }
+            Checked::Eval(outcome) => {
+                let tokens = outcome.tokens;
+                match self.eval_write(work, outcome) {
+                    Ok(write) => (write, tokens),
+                    Err(reason) => return self.fail(reason).await,
+                }
+            }
+        };
+        self.waiting.entry(work).or_default().push((SubmitOutcome::Accepted, reply));
+        self.write(work, tokens, vec![write]).await;
+    }
+
+    /// Hands writes over and comes back as `Recorded` when they are durable.
+    async fn write(&mut self, work: Work, tokens: u64, writes: Vec<Write>) {
+        let durable = self.ledger.write(writes).await;
+        self.later(async move {
+            let result = match durable.await {
+                Ok(result) => result.map_err(|e| e.to_string()),
+                Err(_) => Err("the ledger's writer has stopped".into()),
+            };
+            Command::Recorded { work, tokens, result }
+        });
+    }
+
+    pub(super) fn recorded(&mut self, work: Work, tokens: u64, result: Result<(), String>) {
+        let waiting = self.waiting.remove(&work).unwrap_or_default();
+        if let Err(reason) = result {
+            // Nothing is answered: the callers see the stream end and ask a later coordinator.
+            drop(waiting);
+            self.later(async move { Command::Stop { reason: reason.clone(), end: super::RunEnd::Failed(reason) } });
+            return;
+        }
+        self.step_tokens += tokens;
+        self.state.recorded(self.now(), work);
+        for (outcome, reply) in waiting {
+            let _ = reply.send(Ok(reply_of(outcome, "")));
+        }
+        let (all, _, _, open) = self.state.counts();
+        self.observer.event(&Event::Progress { done: all - open, all, tokens });
+        if work.purpose != Purpose::Train && self.state.phase() != (Phase::Evaluate { version: work.step }) {
+            self.announce_evaluation(work.step);
+        }
+    }
+
+    async fn failure(&mut self, caller: &v1::Caller, lease: u64, fence: u64, reason: &str, reply: Reply<SubmitReply>) {
+        let work = self.state.work_of(lease);
+        let failure = match self.state.fail(self.now(), &caller.caller_id, lease, fence, reason) {
+            Ok(failure) => failure,
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        };
+        let (Failure::Quarantine(reasons), Some(work)) = (&failure, work) else {
+            let outcome =
+                if failure == Failure::Requeued { SubmitOutcome::Accepted } else { SubmitOutcome::StaleFence };
+            tracing::warn!(worker = caller.caller_id, ?work, reason, "a prompt failed");
+            self.wake();
+            return drop(reply.send(Ok(reply_of(outcome, ""))));
+        };
+        match self.quarantine_writes(work, reasons) {
+            Ok(writes) => {
+                self.quarantined += 1;
+                self.waiting.entry(work).or_default().push((SubmitOutcome::Accepted, reply));
+                self.write(work, 0, writes).await;
+            }
+            Err(reason) => self.fail(reason).await,
+        }
+    }
+
+    /// A slot that is given up: an empty group, or a wrong answer, and the reason.
+    fn quarantine_writes(&mut self, work: Work, reasons: &[String]) -> Result<Vec<Write>, String> {
+        let row = self.material.record(work).map_err(|e| e.to_string())?.row;
+        let note = format!("{} row {row} is set aside: {}", purpose_name(work.purpose), reasons.join("; "));
+        tracing::warn!("{note}");
+        self.observer.event(&Event::Note(note));
+        let reasons_json = serde_json::to_string(reasons).map_err(|e| e.to_string())?;
+        let purpose = purpose_name(work.purpose);
+        let quarantine = Write::Quarantine { purpose, step: work.step, slot: work.slot, row, reasons: reasons_json };
+        let stand_in = if work.purpose == Purpose::Train {
+            let vote = quorum_core::vote::vote(&[], &self.material.config.vote);
+            let empty = Group {
+                step: work.step,
+                slot: work.slot,
+                prompt: row,
+                version: work.step,
+                completions: Vec::new(),
+                vote,
+                rewards: Vec::new(),
+            };
+            group_write(&empty, "")?
+        } else {
+            let samples = self.material.samples(work.purpose).len();
+            self.eval_write(work, Outcome::failed(samples))?
+        };
+        Ok(vec![stand_in, quarantine])
+    }
+
+    fn eval_write(&mut self, work: Work, outcome: Outcome) -> Result<Write, String> {
+        let row = self.material.record(work).map_err(|e| e.to_string())?.row;
+        let json = serde_json::to_string(&outcome).map_err(|e| e.to_string())?;
+        self.evaluations.entry(work.step).or_default().add(work.slot, row, work.purpose, outcome);
+        Ok(Write::Eval { version: work.step, purpose: purpose_name(work.purpose), slot: work.slot, row, outcome: json })
+    }
+
+    pub(super) fn count_submission(&self, outcome: SubmitOutcome) {
+        let label = match outcome {
+            SubmitOutcome::Accepted => "accepted",
+            SubmitOutcome::Duplicate => "duplicate",
+            SubmitOutcome::StaleFence => "stale_fence",
+            SubmitOutcome::StaleVersion => "stale_version",
+            SubmitOutcome::Invalid | SubmitOutcome::Unspecified => "invalid",
+        };
+        metric::COORDINATOR_SUBMISSIONS.with([label]).increment(1);
+    }
+
+    fn observe_group(&mut self, group: &Group) {
+        self.samples += group.completions.len() as u64;
+        metric::VOTE_MAJORITY_FRACTION.with([TRAIN]).record(f64::from(group.vote.agreement));
+        metric::VOTE_DISTINCT_ANSWERS.with([TRAIN]).record(f64::from(group.vote.distinct));
+        metric::VOTE_ENTROPY_NATS.with([TRAIN]).record(f64::from(group.vote.entropy_nats));
+        metric::VOTE_UNPARSED_ANSWERS.with([TRAIN]).increment(u64::from(group.vote.missing));
+        let outcome: VoteOutcome = group.vote.outcome;
+        metric::VOTE_GROUPS.with([TRAIN, outcome.label()]).increment(1);
+        let source = self.material.config.rollout.reward.label();
+        for r in &group.rewards {
+            metric::REWARD_VALUE.with([source]).record(f64::from(*r));
+        }
+    }
+}
+
+fn group_write(group: &Group, worker: &str) -> Result<Write, String> {
+    Ok(Write::Group {
+        step: group.step,
+        slot: group.slot,
+        prompt: group.prompt,
+        version: group.version,
+        samples: group.completions.len() as u32,
+        vote: serde_json::to_string(&group.vote).map_err(|e| e.to_string())?,
+        rewards: serde_json::to_string(&group.rewards).map_err(|e| e.to_string())?,
+        worker: worker.to_owned(),
+        body: v1::GroupMsg::try_from(group).map_err(|e| e.to_string())?.encode_to_vec(),
+    })
+}

@@ -1,0 +1,29 @@
+//! The network face of a run: gRPC services over the run actor, and the HTTP page. No decisions are made here.
+
+mod auth;
+mod cluster;
+mod http;
+mod learner;
+mod listen;
+mod poll;
+mod rollout;
+mod server;
+
+pub use auth::read_token;
+pub use listen::{ListenError, Sockets, bind};
+pub use server::{ServeError, Server, serve};
+
+use crate::material::Material;
+use crate::run::Handle;
+use crate::weights::WeightStore;
+use std::sync::Arc;
+
+/// What the services share; cheap to clone.
+#[derive(Clone)]
+pub struct Shared {
+    pub run: Handle,
+    pub material: Arc<Material>,
+    pub weights: WeightStore,
+    pub run_id: String,
+    pub epoch: u64,
+}

@@ -1,0 +1,218 @@
+//! Progress on stderr: a bar on a terminal, plain lines otherwise, or JSON lines on stdout.
+
+use crate::evaluate::Figures;
+use crate::run::{Event, Observer};
+use crate::state::Phase;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Style {
+    /// A bar on a terminal, plain lines otherwise.
+    #[default]
+    Auto,
+    Bar,
+    Plain,
+    Json,
+}
+
+/// Share of the newest step in the smoothed step time.
+const SMOOTHING: f64 = 0.2;
+/// Plain lines about a long phase come at least this far apart.
+const QUIET: Duration = Duration::from_secs(15);
+
+struct Shown {
+    bar: Option<ProgressBar>,
+    step_seconds: Option<f64>,
+    phase: Option<Phase>,
+    last_line: Instant,
+    /// Begin of the phase and tokens since.
+    phase_began: Instant,
+    tokens: u64,
+}
+
+/// Shows the events of a run.
+pub struct Progress {
+    style: Style,
+    shown: Mutex<Shown>,
+}
+
+impl Progress {
+    pub fn new(style: Style) -> Self {
+        let style = match style {
+            Style::Auto if std::io::stderr().is_terminal() => Style::Bar,
+            Style::Auto => Style::Plain,
+            style => style,
+        };
+        let now = Instant::now();
+        let shown = Shown { bar: None, step_seconds: None, phase: None, last_line: now, phase_began: now, tokens: 0 };
+        Self { style, shown: Mutex::new(shown) }
+    }
+
+    /// Removes the bar, so that what is printed next stands alone.
+    pub fn close(&self) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bar) = shown.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// A line that stays.
+    pub fn line(&self, text: &str) {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        self.say(&shown, text);
+    }
+
+    fn say(&self, shown: &Shown, text: &str) {
+        match &shown.bar {
+            Some(bar) if self.style == Style::Bar => bar.suspend(|| eprintln!("{text}")),
+            _ if self.style == Style::Json => {}
+            _ => eprintln!("{text}"),
+        }
+    }
+
+    fn phase(&self, shown: &mut Shown, phase: Phase) {
+        let kind = |p: Phase| matches!(p, Phase::Evaluate { .. });
+        let same_kind = shown.phase.is_some_and(|p| kind(p) == kind(phase));
+        shown.phase = Some(phase);
+        shown.phase_began = Instant::now();
+        shown.tokens = 0;
+        if self.style == Style::Plain && kind(phase) {
+            eprintln!("{} …", phase.describe());
+        }
+        if self.style == Style::Bar && !same_kind {
+            if let Some(bar) = shown.bar.take() {
+                bar.finish_and_clear();
+            }
+            if phase != Phase::Complete {
+                shown.bar = Some(new_bar(kind(phase)));
+            }
+        }
+    }
+
+    fn progress(&self, shown: &mut Shown, done: usize, all: usize, tokens: u64) {
+        shown.tokens += tokens;
+        let rate = shown.tokens as f64 / shown.phase_began.elapsed().as_secs_f64().max(1e-3);
+        let evaluating = matches!(shown.phase, Some(Phase::Evaluate { .. }));
+        if evaluating && let Some(bar) = &shown.bar {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+            bar.set_message(format!("{} tok/s", thousands(rate)));
+        }
+        if self.style == Style::Plain && shown.last_line.elapsed() > QUIET {
+            shown.last_line = Instant::now();
+            let what = shown.phase.map(Phase::describe).unwrap_or_default();
+            eprintln!("{what}: {done} of {all}, {} tok/s", thousands(rate));
+        }
+    }
+
+    fn step(&self, shown: &mut Shown, step: u64, steps: u64, metrics: &Value, seconds: f64, rate: f64) {
+        let smoothed = shown.step_seconds.map_or(seconds, |s| s + SMOOTHING * (seconds - s));
+        shown.step_seconds = Some(smoothed);
+        shown.last_line = Instant::now();
+        let left = duration(smoothed * (steps - step - 1) as f64);
+        let number = |key: &str| metrics.get(key).and_then(Value::as_f64).unwrap_or(0.0);
+        // A supervised step has no vote.
+        let figures = match metrics.get("agreement_mean") {
+            Some(_) => format!("reward {:.3}  agreement {:.3}", number("reward_mean"), number("agreement_mean")),
+            None => format!("loss {:.4}", number("loss")),
+        };
+        let text = format!("{figures}  {} tok/s  {left} left", thousands(rate));
+        match self.style {
+            Style::Bar => {
+                if let Some(bar) = &shown.bar {
+                    bar.set_length(steps);
+                    bar.set_position(step + 1);
+                    bar.set_message(text);
+                }
+            }
+            Style::Plain => eprintln!("step {}/{steps}  {text}", step + 1),
+            Style::Json | Style::Auto => {}
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn event(&self, event: &Event) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.style == Style::Json {
+            if let Some(line) = json_line(event) {
+                println!("{line}");
+            }
+            return;
+        }
+        match event {
+            Event::Phase(phase) => self.phase(&mut shown, *phase),
+            Event::Progress { done, all, tokens } => self.progress(&mut shown, *done, *all, *tokens),
+            Event::Step { step, steps, metrics, seconds, tokens_per_second } => {
+                self.step(&mut shown, *step, *steps, metrics, *seconds, *tokens_per_second);
+            }
+            Event::Evaluated { version, figures } => self.say(&shown, &evaluated(*version, figures)),
+            Event::Note(text) => self.say(&shown, text),
+        }
+    }
+}
+
+fn new_bar(evaluating: bool) -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let template =
+        if evaluating { "evaluate {bar:28} {pos}/{len}  {msg}  {eta} left" } else { "step {pos}/{len} {bar:28} {msg}" };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("━╸ "));
+    }
+    bar.enable_steady_tick(Duration::from_millis(250));
+    bar
+}
+
+fn evaluated(version: u64, f: &Figures) -> String {
+    let percent = |v: f64| 100.0 * v;
+    format!(
+        "version {version} on {} held-out questions: greedy {:.1} %  mean {:.1} %  mean at low temperature {:.1} %  vote {:.1} %",
+        f.n,
+        percent(f.greedy),
+        percent(f.mean),
+        percent(f.mean_t03),
+        percent(f.vote)
+    )
+}
+
+fn json_line(event: &Event) -> Option<Value> {
+    Some(match event {
+        Event::Phase(phase) => json!({"event": "phase", "phase": phase.describe()}),
+        // Too many to be of use in a log.
+        Event::Progress { .. } => return None,
+        Event::Step { steps, metrics, seconds, tokens_per_second, .. } => {
+            json!({"event": "step", "steps": steps, "seconds": seconds, "tokens_per_second": tokens_per_second, "metrics": metrics})
+        }
+        Event::Evaluated { version, figures } => json!({"event": "evaluated", "version": version, "figures": figures}),
+        Event::Note(text) => json!({"event": "note", "text": text}),
+    })
+}
+
+fn thousands(rate: f64) -> String {
+    if rate >= 10_000.0 { format!("{:.1}k", rate / 1000.0) } else { format!("{rate:.0}") }
+}
+
+fn duration(seconds: f64) -> String {
+    let s = if seconds.is_finite() { seconds.max(0.0).round() as u64 } else { 0 };
+    match (s / 3600, s / 60 % 60, s % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, _) => format!("{h} h {m} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!((thousands(873.4), thousands(12_345.0)), ("873".into(), "12.3k".into()));
+        assert_eq!([59.4, 61.0, 7300.0].map(duration), ["59 s", "1 min 1 s", "2 h 1 min"]);
+    }
+}

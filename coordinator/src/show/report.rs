@@ -1,0 +1,66 @@
+//! report.json: what a finished run reached, taken from the ledger alone, so that it can be made again at any time.
+
+use crate::evaluate::Figures;
+use crate::ledger::History;
+use crate::run::recover;
+use serde::{Deserialize, Serialize};
+
+/// Before and after.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvalReport {
+    /// Absent when the run did not evaluate.
+    pub before: Option<Figures>,
+    pub after: Option<Figures>,
+}
+
+/// The content of report.json.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub eval: EvalReport,
+    /// Steps committed.
+    pub steps: u64,
+    /// Wall seconds over all resumes.
+    pub seconds: f64,
+    /// Training responses.
+    pub samples: u64,
+    pub config_digest: String,
+    /// SHA-256 of the last version.
+    pub weights_sha256: String,
+    pub run_id: String,
+    pub run_dir: String,
+    /// Newest checkpoint, relative to the run directory.
+    pub checkpoint: String,
+    /// Times a coordinator was started for this run.
+    pub epochs: u64,
+    pub quarantined: u64,
+}
+
+/// Makes the report of a run with `questions` evaluation questions.
+///
+/// # Errors
+/// The ledger contradicts itself.
+pub fn report(
+    history: &History,
+    run_dir: &str,
+    questions: u32,
+    supervised_per_step: Option<u32>,
+) -> Result<Report, String> {
+    let recovery = recover(history, supervised_per_step)?;
+    let meta = |key: &str| history.meta.get(key).cloned().unwrap_or_default();
+    let steps = history.committed();
+    let figures = |version: u64| recovery.evaluations.get(&version).and_then(|e| e.figures(questions));
+    let weights_sha256 = history.steps.last().map_or_else(|| meta("start_weights"), |s| s.digest.clone());
+    Ok(Report {
+        eval: EvalReport { before: figures(0), after: figures(steps) },
+        steps,
+        seconds: history.seconds,
+        samples: recovery.samples,
+        config_digest: meta("config_digest"),
+        weights_sha256,
+        run_id: meta("run_id"),
+        run_dir: run_dir.to_owned(),
+        checkpoint: recovery.checkpoints.first().map(|c| format!("checkpoints/{}", c.name)).unwrap_or_default(),
+        epochs: history.epoch,
+        quarantined: recovery.quarantined,
+    })
+}

@@ -1,0 +1,70 @@
+//! What a step's groups say, as numbers. A pure function of the groups in slot order, so it cannot depend on who answered when.
+
+use quorum_core::types::Group;
+use quorum_core::vote::Outcome;
+use std::collections::BTreeMap;
+
+/// Deterministic figures of a step; they stand beside the learner's in metrics.jsonl. Empty groups (quarantined prompts) count only as such.
+/// Supervised steps have no votes.
+pub fn of_groups(groups: &[Group], supervised: bool) -> BTreeMap<String, f64> {
+    let full: Vec<&Group> = groups.iter().filter(|g| !g.completions.is_empty()).collect();
+    let responses: f64 = full.iter().map(|g| g.completions.len() as f64).sum();
+    let mean = |sum: f64, n: f64| if n == 0.0 { 0.0 } else { sum / n };
+    let groups_mean = |f: &dyn Fn(&Group) -> f64| mean(full.iter().map(|g| f(g)).sum(), full.len() as f64);
+    let responses_mean = |f: &dyn Fn(&Group) -> f64| mean(full.iter().map(|g| f(g)).sum(), responses);
+    let mut m = BTreeMap::new();
+    let mut put = |name: &str, value: f64| {
+        m.insert(name.to_owned(), value);
+    };
+    put("reward_mean", responses_mean(&|g| g.rewards.iter().map(|r| f64::from(*r)).sum()));
+    if !supervised {
+        put("agreement_mean", groups_mean(&|g| f64::from(g.vote.agreement)));
+        put("vote_entropy_mean", groups_mean(&|g| f64::from(g.vote.entropy_nats)));
+        put("distinct_answers_mean", groups_mean(&|g| f64::from(g.vote.distinct)));
+        put("answered_ratio", responses_mean(&|g| f64::from(g.vote.answered)));
+        for outcome in Outcome::ALL {
+            put(
+                &format!("votes_{}", outcome.label()),
+                full.iter().filter(|g| g.vote.outcome == outcome).count() as f64,
+            );
+        }
+    }
+    put("groups_quarantined", (groups.len() - full.len()) as f64);
+    put("samples", responses);
+    m
+}
+
+/// One line of metrics.jsonl. Keys are sorted; the learner's win where both have one.
+pub fn line(
+    step: u64,
+    version: u64,
+    digest: &str,
+    groups: &[Group],
+    supervised: bool,
+    learner: &std::collections::HashMap<String, f64>,
+) -> String {
+    let mut figures = of_groups(groups, supervised);
+    figures.extend(learner.iter().map(|(k, v)| (k.clone(), *v)));
+    let mut object = serde_json::Map::new();
+    object.insert("step".into(), step.into());
+    object.insert("version".into(), version.into());
+    object.insert("weights_sha256".into(), digest.into());
+    for (key, value) in figures {
+        // JSON has no NaN or infinity; null says that the value was not finite.
+        object.insert(key, serde_json::Number::from_f64(value).map_or(serde_json::Value::Null, Into::into));
+    }
+    serde_json::Value::Object(object).to_string()
+}
+
+/// One line of timing.jsonl.
+pub fn timing_line(step: u64, timings: &std::collections::HashMap<String, f64>, own: &[(&str, f64)]) -> String {
+    let mut all: BTreeMap<&str, f64> = timings.iter().map(|(k, v)| (k.as_str(), *v)).collect();
+    all.extend(own.iter().copied());
+    let mut object = serde_json::Map::new();
+    object.insert("step".into(), step.into());
+    object.extend(
+        all.into_iter()
+            .map(|(k, v)| (k.to_owned(), serde_json::Number::from_f64(v).map_or(serde_json::Value::Null, Into::into))),
+    );
+    serde_json::Value::Object(object).to_string()
+}

@@ -1,0 +1,200 @@
+//! Published policy versions: the newest two, whole and verified, served as chunks. A version enters only after its SHA-256 is right (INV-8).
+
+use bytes::Bytes;
+use quorum_core::digest::Sha256;
+use quorum_proto::v1::WeightChunk;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Versions kept: the newest, and the one workers may still be fetching.
+const KEPT: usize = 2;
+/// Bytes of a chunk that is sent.
+const CHUNK: usize = 1 << 20;
+
+/// A verified version.
+#[derive(Debug, Clone)]
+pub struct Published {
+    pub version: u64,
+    /// SHA-256 of `bytes`.
+    pub digest: String,
+    /// The slab, f32 little-endian.
+    pub bytes: Bytes,
+}
+
+impl Published {
+    /// The chunk that begins at `offset`; `None` at the end.
+    pub fn chunk(&self, offset: usize) -> Option<WeightChunk> {
+        let end = self.bytes.len().min(offset.checked_add(CHUNK)?);
+        if offset >= end {
+            return None;
+        }
+        let data = self.bytes.slice(offset..end);
+        Some(WeightChunk {
+            version: self.version,
+            offset: offset as u64,
+            total: self.bytes.len() as u64,
+            chunk_digest: Bytes::copy_from_slice(blake3::hash(&data).as_bytes()),
+            data,
+            weights_digest: self.digest.clone(),
+        })
+    }
+}
+
+/// The newest versions; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct WeightStore {
+    versions: Arc<Mutex<BTreeMap<u64, Published>>>,
+}
+
+impl WeightStore {
+    /// Keeps a version and drops the oldest.
+    pub fn insert(&self, published: Published) {
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.insert(published.version, published);
+        while versions.len() > KEPT {
+            versions.pop_first();
+        }
+    }
+
+    pub fn get(&self, version: u64) -> Option<Published> {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner).get(&version).cloned()
+    }
+
+    /// Versions held, ascending.
+    pub fn held(&self) -> Vec<u64> {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+}
+
+/// Puts an uploaded version together, checking every chunk.
+#[derive(Debug)]
+pub struct Upload {
+    version: u64,
+    digest: String,
+    total: usize,
+    bytes: Vec<u8>,
+    hash: Sha256Debug,
+}
+
+/// `Sha256` has no Debug of its own.
+#[derive(Default)]
+struct Sha256Debug(Sha256);
+
+impl std::fmt::Debug for Sha256Debug {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sha256")
+    }
+}
+
+impl Upload {
+    /// Begins with the head of the first chunk; `expected` is the slab's size in bytes.
+    ///
+    /// # Errors
+    /// The announced size is not the model's.
+    pub fn begin(first: &WeightChunk, expected: u64) -> Result<Self, String> {
+        if first.total != expected {
+            return Err(format!("version {} has {} bytes, the model has {expected}", first.version, first.total));
+        }
+        let total = usize::try_from(expected).map_err(|_| "the slab does not fit this machine's memory".to_owned())?;
+        Ok(Self {
+            version: first.version,
+            digest: first.weights_digest.clone(),
+            total,
+            bytes: Vec::with_capacity(total),
+            hash: Sha256Debug::default(),
+        })
+    }
+
+    /// Adds the next chunk.
+    ///
+    /// # Errors
+    /// The chunk is damaged, out of place, or of another version.
+    pub fn add(&mut self, chunk: &WeightChunk) -> Result<(), String> {
+        let place = self.bytes.len();
+        if (chunk.version, chunk.total, chunk.weights_digest.as_str())
+            != (self.version, self.total as u64, self.digest.as_str())
+        {
+            return Err(format!("a chunk of version {} came among those of version {}", chunk.version, self.version));
+        }
+        if chunk.offset != place as u64 || chunk.data.len() > self.total - place {
+            return Err(format!("the chunk at {} was expected at {place} of {}", chunk.offset, self.total));
+        }
+        if blake3::hash(&chunk.data).as_bytes() != chunk.chunk_digest.as_ref() {
+            return Err(format!("the chunk at {place} of version {} is damaged", self.version));
+        }
+        self.hash.0.update(&chunk.data);
+        self.bytes.extend_from_slice(&chunk.data);
+        Ok(())
+    }
+
+    /// The version, if all of it arrived and its digest is right.
+    ///
+    /// # Errors
+    /// Bytes are missing or the digest differs.
+    pub fn finish(self) -> Result<Published, String> {
+        if self.bytes.len() != self.total {
+            return Err(format!("version {} ended after {} of {} bytes", self.version, self.bytes.len(), self.total));
+        }
+        let found = self.hash.0.finish_hex();
+        if found != self.digest {
+            return Err(format!("version {} has digest {found}, {} was announced", self.version, self.digest));
+        }
+        Ok(Published { version: self.version, digest: found, bytes: self.bytes.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn published(version: u64, bytes: Vec<u8>) -> Published {
+        Published { version, digest: quorum_core::digest::sha256_hex(&bytes), bytes: bytes.into() }
+    }
+
+    fn chunks(p: &Published) -> Vec<WeightChunk> {
+        (0..).step_by(CHUNK).map_while(|o| p.chunk(o)).collect()
+    }
+
+    fn upload(chunks: &[WeightChunk], expected: u64) -> Result<Published, String> {
+        let mut u = Upload::begin(&chunks[0], expected)?;
+        chunks.iter().try_for_each(|c| u.add(c))?;
+        u.finish()
+    }
+
+    #[test]
+    fn a_version_arrives_whole_or_not_at_all() {
+        let bytes: Vec<u8> = (0..2 * CHUNK + 77).map(|i| (i % 251) as u8).collect();
+        let sent = published(3, bytes.clone());
+        let good = chunks(&sent);
+        assert_eq!(good.len(), 3);
+        let back = upload(&good, bytes.len() as u64).unwrap();
+        assert_eq!((back.version, back.digest, back.bytes), (3, sent.digest.clone(), sent.bytes.clone()));
+
+        assert!(upload(&good[..2], bytes.len() as u64).unwrap_err().contains("ended after"));
+        assert!(upload(&good, 5).unwrap_err().contains("the model has 5"));
+        let mut flipped = good.clone();
+        let mut data = flipped[1].data.to_vec();
+        data[9] ^= 1;
+        flipped[1].data = data.into();
+        assert!(upload(&flipped, bytes.len() as u64).unwrap_err().contains("damaged"));
+        // A chunk digest that fits damaged data does not help.
+        flipped[1].chunk_digest = Bytes::copy_from_slice(blake3::hash(&flipped[1].data).as_bytes());
+        assert!(upload(&flipped, bytes.len() as u64).unwrap_err().contains("was announced"));
+        let mut swapped = good.clone();
+        swapped.swap(0, 1);
+        assert!(upload(&swapped, bytes.len() as u64).unwrap_err().contains("expected at"));
+        let mut mixed = good;
+        mixed[2].version = 4;
+        assert!(upload(&mixed, bytes.len() as u64).unwrap_err().contains("came among"));
+    }
+
+    #[test]
+    fn the_newest_two_stay() {
+        let store = WeightStore::default();
+        for v in 0..5 {
+            store.insert(published(v, vec![0; 4]));
+        }
+        assert_eq!(store.held(), [3, 4]);
+        assert!(store.get(2).is_none());
+    }
+}
