@@ -19,9 +19,14 @@ pub fn is_computed(item: &Item, config: &RunConfig) -> bool {
     match item.use_ {
         Use::Train => true,
         // Nothing pulls on such a group but the reference.
-        Use::Flat => config.objective.kind == ObjectiveKind::Grpo && config.objective.beta > 0.0,
+        Use::Flat => config.objective.kind == ObjectiveKind::Grpo && config.objective.beta > 0.0 && !skipped(item, config),
         Use::Dropped => false,
     }
+}
+
+/// Whether the configuration leaves the item out of the batch, its loss mean included.
+fn skipped(item: &Item, config: &RunConfig) -> bool {
+    config.objective.skip_flat_groups && item.use_ == Use::Flat
 }
 
 /// Encodes a batch on `threads` threads; the order of the result does not depend on them.
@@ -49,6 +54,7 @@ pub fn encode(
         .items
         .iter()
         .enumerate()
+        .filter(|(_, item)| !skipped(item, config))
         .flat_map(|(slot, item)| item.sequences.iter().map(move |s| (slot, s.tokens.len())))
         .collect();
     Ok(Packs { packs: packs.into_iter().flatten().collect(), prompts: batch.items.len(), counted })

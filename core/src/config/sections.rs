@@ -189,6 +189,9 @@ pub struct ObjectiveSection {
     pub advantage_epsilon: f32,
     /// Divide advantages by the group's standard deviation.
     pub scale_advantages: bool,
+    /// Leave groups whose samples are all paid alike out of the batch: they have no advantage, and without this flag
+    /// they still count in the loss mean and, with β > 0, in the KL term.
+    pub skip_flat_groups: bool,
 }
 
 impl Default for ObjectiveSection {
@@ -202,6 +205,7 @@ impl Default for ObjectiveSection {
             loss_mean: LossMean::Sequence,
             advantage_epsilon: 1e-6,
             scale_advantages: true,
+            skip_flat_groups: false,
         }
     }
 }
