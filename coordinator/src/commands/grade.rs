@@ -1,21 +1,21 @@
 //! `coordinator grade`: the same decision that votes and evaluation make, on pairs of answers.
 
-use anyhow::{Context, anyhow};
-use quorum_core::answer::equivalent;
-use serde_json::{Map, Value};
+use anyhow::Context;
+use quorum_core::answer::{self, Notation};
+use serde_json::Value;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Write};
 use std::path::Path;
 
 /// Prints each line with the verdict. A reader that has had enough (`| head`) is no error.
-pub(super) fn grade(pairs: &Path) -> anyhow::Result<()> {
-    match grade_all(pairs) {
+pub(super) fn grade(pairs: &Path, notation: Notation) -> anyhow::Result<()> {
+    match grade_all(pairs, notation) {
         Err(e) if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) => Ok(()),
         other => other,
     }
 }
 
-fn grade_all(pairs: &Path) -> anyhow::Result<()> {
+fn grade_all(pairs: &Path, notation: Notation) -> anyhow::Result<()> {
     let input: Box<dyn BufRead> = if pairs == Path::new("-") {
         Box::new(std::io::stdin().lock())
     } else {
@@ -28,7 +28,7 @@ fn grade_all(pairs: &Path) -> anyhow::Result<()> {
         if line.trim().is_empty() {
             continue;
         }
-        let graded = graded(&line).map_err(|e| anyhow!("{}: {e}", place()))?;
+        let graded = graded(&line, notation).with_context(place)?;
         writeln!(out, "{graded}")?;
     }
     out.flush()?;
@@ -36,18 +36,9 @@ fn grade_all(pairs: &Path) -> anyhow::Result<()> {
 }
 
 /// The line with `"equivalent"` added.
-fn graded(line: &str) -> Result<String, String> {
-    let mut object: Map<String, Value> = serde_json::from_str(line).map_err(|e| format!("not a JSON object ({e})"))?;
-    let text = |key: &str| match object.get(key) {
-        Some(Value::String(s)) => Ok(s.clone()),
-        // A missing answer equals nothing.
-        Some(Value::Null) => Ok(String::new()),
-        Some(Value::Number(n)) => Ok(n.to_string()),
-        _ => Err(format!("`{key}` is missing or no text")),
-    };
-    let (a, b) = (text("a")?, text("b")?);
-    object.insert("equivalent".into(), equivalent(&a, &b).into());
-    Ok(Value::Object(object).to_string())
+fn graded(line: &str, notation: Notation) -> anyhow::Result<Value> {
+    let object: Value = serde_json::from_str(line).context("the line is not JSON")?;
+    Ok(answer::grade(&object, notation)?)
 }
 
 #[cfg(test)]
@@ -56,9 +47,11 @@ mod tests {
 
     #[test]
     fn the_line_is_kept_and_the_verdict_added() {
-        assert_eq!(graded(r#"{"id":0,"a":"5","b":"5"}"#).unwrap(), r#"{"id":0,"a":"5","b":"5","equivalent":true}"#);
-        assert!(graded(r#"{"a":"5","b":"6"}"#).unwrap().contains("\"equivalent\":false"));
-        assert!(graded(r#"{"a":"5"}"#).unwrap_err().contains("`b`"));
-        assert!(graded("nonsense").unwrap_err().contains("JSON"));
+        let graded = |line| graded(line, Notation::Common);
+        let text = graded(r#"{"id":0,"a":"5","b":"5"}"#).unwrap().to_string();
+        assert_eq!(text, r#"{"id":0,"a":"5","b":"5","equivalent":true}"#);
+        assert_eq!(graded(r#"{"a":"5","b":"6"}"#).unwrap()["equivalent"], false);
+        assert!(graded(r#"{"a":"5"}"#).unwrap_err().to_string().contains("\"b\""));
+        assert!(graded("nonsense").unwrap_err().to_string().contains("JSON"));
     }
 }

@@ -61,6 +61,8 @@ pub struct History {
     pub seconds: f64,
     /// Training samples in all groups.
     pub samples: u64,
+    /// Groups accepted from each worker.
+    pub workers: BTreeMap<String, u64>,
     /// Last epoch; 0 = none yet.
     pub epoch: u64,
 }
@@ -128,6 +130,11 @@ pub(super) fn history(c: &Connection) -> rusqlite::Result<History> {
         open_groups: collect(c, open, |r| Ok((uint(r, 0)?, r.get(1)?)))?,
         seconds: sums("SELECT CAST(COALESCE(SUM(seconds), 0) AS REAL) FROM epochs")?,
         samples: sums("SELECT CAST(COALESCE(SUM(samples), 0) AS REAL) FROM groups")? as u64,
+        workers: collect(c, "SELECT worker, COUNT(*) FROM groups WHERE worker <> '' GROUP BY worker", |r| {
+            Ok((r.get(0)?, uint(r, 1)?))
+        })?
+        .into_iter()
+        .collect(),
         epoch: c
             .query_row("SELECT MAX(epoch) FROM epochs", [], |r| r.get::<_, Option<i64>>(0))?
             .unwrap_or(0)

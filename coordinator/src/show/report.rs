@@ -4,6 +4,7 @@ use crate::evaluate::Figures;
 use crate::ledger::History;
 use crate::run::recover;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Before and after.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,10 @@ pub struct Report {
     /// Times a coordinator was started for this run.
     pub epochs: u64,
     pub quarantined: u64,
+    /// Groups accepted from each worker, over all resumes.
+    pub workers: BTreeMap<String, u64>,
+    /// Largest difference between rollout and learner log-probs of any step, nats; 0 on CPU.
+    pub mismatch_nats_max: f64,
 }
 
 /// Makes the report of a run with `questions` evaluation questions.
@@ -62,5 +67,12 @@ pub fn report(
         checkpoint: recovery.checkpoints.first().map(|c| format!("checkpoints/{}", c.name)).unwrap_or_default(),
         epochs: history.epoch,
         quarantined: recovery.quarantined,
+        workers: history.workers.clone(),
+        mismatch_nats_max: history.steps.iter().filter_map(|s| mismatch(&s.metrics)).fold(0.0, f64::max),
     })
+}
+
+/// The mismatch that a line of metrics.jsonl reports; supervised steps have none.
+fn mismatch(metrics: &str) -> Option<f64> {
+    serde_json::from_str::<serde_json::Value>(metrics).ok()?.get("mismatch_nats")?.as_f64()
 }

@@ -76,6 +76,8 @@ mod tests {
             checkpoint: "checkpoints/step-000003".into(),
             epochs: 1,
             quarantined: 0,
+            workers: Default::default(),
+            mismatch_nats_max: 0.0,
         };
         let text = table(&report);
         assert!(text.contains("n = 10") && text.contains("+10.0") && text.contains("80.0 [10.0, 90.0]"), "{text}");

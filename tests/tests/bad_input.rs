@@ -1,0 +1,80 @@
+//! Bad input ends in one clear line that names the thing and what to do.
+
+use quorum_tests::{executable, repository};
+use std::process::{Command, Output};
+
+fn coordinator(args: &[&str]) -> Output {
+    Command::new(executable("coordinator")).args(args).current_dir(repository()).output().expect("coordinator starts")
+}
+
+/// The process fails, and its last words hold all of `parts`, with no panic and no backtrace.
+fn fails_saying(args: &[&str], parts: &[&str]) {
+    let out = coordinator(args);
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success(), "{args:?} succeeded");
+    assert!(!text.contains("panicked"), "{args:?} panicked: {text}");
+    for part in parts {
+        assert!(text.contains(part), "{args:?} does not say `{part}`: {text}");
+    }
+    assert!(text.trim().lines().count() <= 3, "more than a clear line: {text}");
+}
+
+#[test]
+fn unknown_key_names_the_nearest() {
+    fails_saying(&["--set", "run.stpes=3"], &["run.stpes", "run.steps"]);
+}
+
+#[test]
+fn missing_model_directory_is_named() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = format!("run.dir={}", scratch.path().join("run").display());
+    fails_saying(
+        &["--workers", "1", "--set", &dir, "--set", "model.path=no/such/model"],
+        &["no/such/model", "model.path"],
+    );
+}
+
+#[test]
+fn missing_data_is_named() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = format!("run.dir={}", scratch.path().join("run").display());
+    fails_saying(&["--workers", "1", "--set", &dir, "--set", "data.train=no/such.parquet"], &["no/such.parquet"]);
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = format!("run.dir={}", scratch.path().join("run").display());
+    let listen = format!("cluster.listen={address}");
+    fails_saying(
+        &["--workers", "1", "--set", &dir, "--set", &listen, "--set", "cluster.http=127.0.0.1:0"],
+        &[&address, "cluster.listen"],
+    );
+}
+
+#[test]
+fn wide_open_ports_need_a_word() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = format!("run.dir={}", scratch.path().join("run").display());
+    fails_saying(&["--workers", "1", "--set", &dir, "--set", "cluster.listen=0.0.0.0:0"], &["0.0.0.0:0", "--insecure"]);
+}
+
+#[test]
+fn resuming_nothing_names_the_directory() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("nothing");
+    fails_saying(&["--resume", dir.to_str().unwrap()], &[dir.to_str().unwrap()]);
+}
+
+#[test]
+fn a_worker_without_a_coordinator_names_it() {
+    let out = Command::new(executable("rollout-worker"))
+        .args(["--coordinator", "http://127.0.0.1:9", "--join-seconds", "1"])
+        .output()
+        .expect("rollout-worker starts");
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success());
+    assert!(text.contains("127.0.0.1:9") && !text.contains("panicked"), "{text}");
+}
