@@ -82,7 +82,7 @@ pub fn train(args: &Args) -> anyhow::Result<()> {
 pub fn decode(args: &Args) -> anyhow::Result<()> {
     let (config, engine, weights) = open(&args.config)?;
     let shape = shape(&args.config);
-    ensure!(args.group > 0 && shape.rows % args.group == 0, "--group must divide {}", shape.rows);
+    ensure!(args.group > 0 && shape.rows.is_multiple_of(args.group), "--group must divide {}", shape.rows);
     let prompts: Vec<_> = (0..shape.rows / args.group).map(|i| prompt(&config, shape.prompt, i)).collect();
     let sampling = Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, max_new_tokens: shape.new };
     let key = |prompt, sample| SampleKey { seed: 1, purpose: Purpose::Train, step: 0, prompt, sample, view: 0 };

@@ -19,7 +19,9 @@ pub fn is_computed(item: &Item, config: &RunConfig) -> bool {
     match item.use_ {
         Use::Train => true,
         // Nothing pulls on such a group but the reference.
-        Use::Flat => config.objective.kind == ObjectiveKind::Grpo && config.objective.beta > 0.0 && !skipped(item, config),
+        Use::Flat => {
+            config.objective.kind == ObjectiveKind::Grpo && config.objective.beta > 0.0 && !skipped(item, config)
+        }
         Use::Dropped => false,
     }
 }
