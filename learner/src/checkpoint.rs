@@ -93,7 +93,7 @@ pub fn write(
 ) -> Result<Written, CheckpointError> {
     let parent = run_dir.join("checkpoints");
     let name = name_of(state.step);
-    let (temporary, target) = (parent.join(format!(".tmp-{name}")), parent.join(&name));
+    let (temporary, target) = (parent.join(format!(".tmp-{name}-{}", std::process::id())), parent.join(&name));
     remove(&temporary)?;
     fs::create_dir_all(&temporary).map_err(io(&temporary, "create it"))?;
     save_safetensors(&temporary.join(MODEL), layout, weights)?;

@@ -27,6 +27,10 @@ pub enum LearnerError {
         "step {step} ended with weights {found} but the ledger says {expected}; the replay must not differ: is this the same machine type, build and model?"
     )]
     Replay { step: u64, expected: String, found: String },
+    #[error(
+        "step {step} ended with weights that are not finite; it was not committed: lower optim.learning_rate in a new run"
+    )]
+    NotFinite { step: u64 },
     #[error("the coordinator did not accept {what}: {reason}")]
     NotAccepted { what: String, reason: String },
     #[error("the model in {dir} is not the one this run began with ({what}); restore it, or start a new run")]

@@ -182,6 +182,9 @@ impl Learner {
     /// # Errors
     /// A replayed step that ends in other weights than the ledger says.
     pub fn advance(&mut self, batch: &Batch) -> Result<(), LearnerError> {
+        if self.weights.iter().any(|w| !w.is_finite()) {
+            return Err(LearnerError::NotFinite { step: batch.step });
+        }
         self.digest = slab_digest(&self.weights);
         if batch.is_replay() && batch.expected_digest != self.digest {
             return Err(LearnerError::Replay {

@@ -51,9 +51,9 @@ impl Options {
         LinkOptions { url: self.coordinator.clone(), token_file: self.token_file.clone(), tls_ca: self.tls_ca.clone() }
     }
 
-    /// `--id`, or the rank.
+    /// `--id`, or the rank and the process: two learners started by hand must not pass for one.
     pub fn caller_id(&self) -> String {
-        self.id.clone().unwrap_or_else(|| format!("learner-{}", self.rank))
+        self.id.clone().unwrap_or_else(|| format!("learner-{}-{}", self.rank, std::process::id()))
     }
 
     /// `--threads`, or `learner.threads`, or the cores.

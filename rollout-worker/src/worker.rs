@@ -146,9 +146,14 @@ impl Serving {
                 },
             }
         };
-        if matches!(ended, Ok(End::Drained)) {
-            tracing::info!("drained; leaving");
-            self.session.leave("drained").await;
+        let farewell = match &ended {
+            Ok(End::Drained) => Some("drained".to_owned()),
+            Ok(End::Over(reason)) => Some(reason.clone()),
+            _ => None,
+        };
+        if let Some(reason) = farewell {
+            tracing::info!(reason, "leaving");
+            self.session.leave(&reason).await;
         }
         ended
     }

@@ -34,6 +34,11 @@ pub(super) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
 async fn drive(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let request = options.request();
     let config = configuration(&request)?;
+    if config.rollout.top_p < 1.0 || config.rollout.top_k > 0 {
+        tracing::warn!(
+            "rollout.top_p or rollout.top_k cuts the sampling distribution, but log-probs are those of the whole one: the policy gradient is biased"
+        );
+    }
     if options.workers > 0 {
         launcher::check()?;
     }

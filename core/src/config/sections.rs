@@ -102,7 +102,7 @@ pub struct RolloutSection {
     pub train_size: u32,
     /// Sampling temperature; also the temperature of the policy distribution.
     pub temperature: f32,
-    /// Nucleus mass; 1 = off. Below 1 the importance ratio is biased.
+    /// Nucleus mass; 1 = off. Below 1 the importance ratio is biased: log-probs are those of the whole distribution.
     pub top_p: f32,
     /// 0 = off.
     pub top_k: u32,

@@ -23,6 +23,16 @@ pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
     need(c.rollout.temperature > 0.0 && c.rollout.temperature.is_finite(), "rollout.temperature must be above 0");
     need(c.rollout.top_p > 0.0 && c.rollout.top_p <= 1.0, "rollout.top_p must be in (0, 1]; 1 switches it off");
     need(c.rollout.max_new_tokens > 0, "rollout.max_new_tokens must be at least 1");
+    need(
+        c.vote.min_votes <= c.rollout.group_size || c.objective.kind == ObjectiveKind::Sft,
+        "vote.min_votes must not exceed rollout.group_size: no group could ever be paid",
+    );
+    need(
+        (0.0..=1.0).contains(&c.vote.band_low)
+            && (0.0..=1.0).contains(&c.vote.band_high)
+            && c.vote.band_low <= c.vote.band_high,
+        "vote.band_low and vote.band_high must lie in 0..1, the low one first",
+    );
     need(c.view.count > 0, "view.count must be at least 1; 1 means no augmentation");
     need(c.view.count <= c.rollout.group_size.max(1), "view.count must not exceed rollout.group_size");
     for (key, v) in [("shift", c.view.shift), ("scale", c.view.scale), ("contrast", c.view.contrast)] {
@@ -35,7 +45,16 @@ pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
         c.objective.dual_clip == 0.0 || c.objective.dual_clip > 1.0,
         "objective.dual_clip must exceed 1, or be 0 to switch it off",
     );
-    need(c.objective.beta >= 0.0, "objective.beta must not be negative");
+    need(c.objective.beta >= 0.0 && c.objective.beta.is_finite(), "objective.beta must be a number of at least 0");
+    need(
+        c.objective.advantage_epsilon > 0.0 && c.objective.advantage_epsilon.is_finite(),
+        "objective.advantage_epsilon must be above 0",
+    );
+    need(c.optim.epsilon > 0.0 && c.optim.epsilon.is_finite(), "optim.epsilon must be above 0");
+    need(
+        c.optim.grad_clip >= 0.0 && c.optim.weight_decay >= 0.0 && c.optim.weight_decay.is_finite(),
+        "optim.grad_clip and optim.weight_decay must not be negative; a grad_clip of 0 switches clipping off",
+    );
     need(c.optim.learning_rate >= 0.0 && c.optim.learning_rate.is_finite(), "optim.learning_rate must not be negative");
     need(
         (0.0..1.0).contains(&c.optim.beta1) && (0.0..1.0).contains(&c.optim.beta2),
