@@ -1,7 +1,8 @@
 //! Order and cutting of a step's packs.
 
-use quorum_core::config::{LossMean, ObjectiveSection};
-use quorum_learner::batch::{Packs, Part, Sequence, TrainPack, gradient_batches};
+use quorum_core::config::{LossMean, ObjectiveSection, RunConfig};
+use quorum_learner::batch::{Item, Packs, Part, Sequence, TrainPack, Use, gradient_batches};
+use quorum_learner::encode::is_computed;
 use quorum_learner::objective::Rule;
 use quorum_model::EncodedPrompt;
 
@@ -41,4 +42,15 @@ fn the_mean_counts_what_was_not_computed() {
     let rule = |loss_mean| Rule::of(&ObjectiveSection { loss_mean, ..ObjectiveSection::default() });
     assert_eq!(rule(LossMean::Token).normaliser(&packs, &part, 9), 1.0 + 2.0 + 3.0);
     assert_eq!(rule(LossMean::Sequence).normaliser(&packs, &part, 9), 3.0);
+}
+
+#[test]
+fn flat_groups_are_computed_for_their_kl_unless_they_are_skipped() {
+    let item = |use_| Item { prompt: Default::default(), use_, sequences: Vec::new() };
+    let mut config = RunConfig::default();
+    config.objective.beta = 0.01;
+    assert!(is_computed(&item(Use::Flat), &config));
+    config.objective.skip_flat_groups = true;
+    assert!(!is_computed(&item(Use::Flat), &config));
+    assert!(is_computed(&item(Use::Train), &config) && !is_computed(&item(Use::Dropped), &config));
 }
