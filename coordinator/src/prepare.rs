@@ -133,6 +133,8 @@ pub type Hashes = Vec<(&'static str, String)>;
 
 fn material(config: RunConfig) -> Result<(Material, Hashes), PrepareError> {
     let checkpoint = Checkpoint::open(Path::new(&config.model.path))?;
+    // Read once and let go: damaged weights are named before anything starts.
+    drop(checkpoint.load_weights()?);
     let mut hashes = vec![("model_files", hash_model(Path::new(&config.model.path), &checkpoint)?)];
     let train = training_data(&config)?;
     hashes.push(("data_train", train.digest()));

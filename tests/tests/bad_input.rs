@@ -35,6 +35,23 @@ fn missing_model_directory_is_named() {
 }
 
 #[test]
+fn truncated_weights_are_named_before_anything_starts() {
+    let scratch = tempfile::tempdir().unwrap();
+    let model = scratch.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for file in std::fs::read_dir(repository().join("assets/model")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
+    }
+    let weights = std::fs::File::options().write(true).open(model.join("model.safetensors")).unwrap();
+    weights.set_len(100_000).unwrap();
+    let run = scratch.path().join("run");
+    let sets = [format!("run.dir={}", run.display()), format!("model.path={}", model.display())];
+    fails_saying(&["--workers", "1", "--set", &sets[0], "--set", &sets[1]], &["model.safetensors"]);
+    assert!(!run.exists(), "no run was begun");
+}
+
+#[test]
 fn missing_data_is_named() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = format!("run.dir={}", scratch.path().join("run").display());

@@ -8,7 +8,7 @@ use crate::prepare::{Prepared, configuration, prepare};
 use crate::run::{Event, Handle, Observer, Parts, RunEnd, start};
 use crate::rundir::RunDir;
 use crate::service::{Server, Shared, Sockets, bind, serve};
-use crate::show::{Progress, Report, report, table};
+use crate::show::{Progress, Report, Style, report, table};
 use crate::weights::WeightStore;
 use anyhow::{Context, anyhow};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -46,7 +46,7 @@ async fn drive(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let prepared = prepare(&request, config).await?;
     let (material, dir) = (prepared.material.clone(), prepared.dir.clone());
     if complete(&prepared) {
-        print!("{}", table(&finish(&material, &dir)?));
+        conclude(&finish(&material, &dir)?, options.progress);
         return Ok(ExitCode::SUCCESS);
     }
     let progress = Arc::new(Progress::new(options.progress));
@@ -57,8 +57,7 @@ async fn drive(options: &RunOptions) -> anyhow::Result<ExitCode> {
     progress.close();
     match end {
         RunEnd::Complete => {
-            let report = finish(&material, &dir)?;
-            print!("{}", table(&report));
+            conclude(&finish(&material, &dir)?, options.progress);
             Ok(ExitCode::SUCCESS)
         }
         RunEnd::Failed(reason) => Err(anyhow!("{reason}; go on with: coordinator --resume {}", dir.path().display())),
@@ -66,6 +65,14 @@ async fn drive(options: &RunOptions) -> anyhow::Result<ExitCode> {
             eprintln!("stopped; go on with: coordinator --resume {}", dir.path().display());
             Ok(ExitCode::from(128u8.saturating_add(signal)))
         }
+    }
+}
+
+/// The last words of a finished run: a table, or one more line for programs.
+fn conclude(report: &Report, style: Style) {
+    match style {
+        Style::Json => println!("{}", serde_json::json!({"event": "report", "report": report})),
+        _ => print!("{}", table(report)),
     }
 }
 

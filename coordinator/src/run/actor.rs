@@ -51,6 +51,8 @@ pub(super) struct Actor {
     pub(super) checkpoints: Vec<crate::ledger::CheckpointRow>,
     pub(super) samples: u64,
     pub(super) quarantined: u64,
+    /// Step and number of its slots given up since this start.
+    pub(super) given_up: (u64, u32),
     pub(super) last_metrics: Option<serde_json::Value>,
     pub(super) waiting: HashMap<Work, Waiting>,
     pub(super) shown: Option<Phase>,
@@ -103,6 +105,7 @@ pub fn start(parts: Parts) -> Handle {
         checkpoints: recovery.checkpoints,
         samples: recovery.samples,
         quarantined: recovery.quarantined,
+        given_up: (0, 0),
         last_metrics: None,
         waiting: HashMap::new(),
         shown: None,

@@ -149,10 +149,22 @@ impl Actor {
         let (Failure::Quarantine(reasons), Some(work)) = (&failure, work) else {
             let outcome =
                 if failure == Failure::Requeued { SubmitOutcome::Accepted } else { SubmitOutcome::StaleFence };
-            tracing::warn!(worker = caller.caller_id, ?work, reason, "a prompt failed");
+            tracing::info!(
+                worker = caller.caller_id,
+                step = work.map(|w| w.step),
+                slot = work.map(|w| w.slot),
+                reason,
+                "a prompt failed"
+            );
             self.wake();
             return drop(reply.send(Ok(reply_of(outcome, ""))));
         };
+        if self.whole_step_failed(work) {
+            let last = reasons.last().map_or("", String::as_str);
+            return self
+                .fail(format!("every prompt of step {} failed twice, the last one because: {last}", work.step))
+                .await;
+        }
         match self.quarantine_writes(work, reasons) {
             Ok(writes) => {
                 self.quarantined += 1;
@@ -163,11 +175,23 @@ impl Actor {
         }
     }
 
+    /// Counts a slot that is given up. When no slot of a step is left, the prompts are not to blame: the model or the machine is.
+    fn whole_step_failed(&mut self, work: Work) -> bool {
+        if work.purpose != Purpose::Train {
+            return false;
+        }
+        let before = if self.given_up.0 == work.step { self.given_up.1 } else { 0 };
+        self.given_up = (work.step, before + 1);
+        let slots = self.material.config.rollout.prompts_per_step;
+        slots > 1 && self.given_up.1 >= slots
+    }
+
     /// A slot that is given up: an empty group, or a wrong answer, and the reason.
     fn quarantine_writes(&mut self, work: Work, reasons: &[String]) -> Result<Vec<Write>, String> {
         let row = self.material.record(work).map_err(|e| e.to_string())?.row;
-        let note = format!("{} row {row} is set aside: {}", purpose_name(work.purpose), reasons.join("; "));
-        tracing::warn!("{note}");
+        let mut told: Vec<&str> = reasons.iter().map(String::as_str).collect();
+        told.dedup();
+        let note = format!("{} row {row} is set aside: {}", purpose_name(work.purpose), told.join("; "));
         self.observer.event(&Event::Note(note));
         let reasons_json = serde_json::to_string(reasons).map_err(|e| e.to_string())?;
         let purpose = purpose_name(work.purpose);
