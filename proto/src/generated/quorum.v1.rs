@@ -192,7 +192,7 @@ pub struct PromptSpec {
     /// Row in its data set.
     #[prost(uint64, tag = "1")]
     pub row: u64,
-    /// Question and suffix, with <image> placeholders.
+    /// Question and suffix, with `<image>` placeholders.
     #[prost(string, tag = "2")]
     pub text: ::prost::alloc::string::String,
     /// Content hashes of the encoded images.
