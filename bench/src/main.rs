@@ -1,8 +1,11 @@
 //! Benchmarks of Quorum: the held-out gain of whole runs, and the speed of training and decoding beside their peers.
 
 mod bootstrap;
+mod easy_vqa;
 mod gain;
+mod memory;
 mod speed;
+mod word_problems;
 
 use clap::{Parser, Subcommand};
 
@@ -17,8 +20,16 @@ struct Cli {
 enum Command {
     /// Held-out gain of the default recipe over seeds, with ground truth and random reward beside it. One JSON line a run.
     Gain(gain::Args),
+    /// Write generated arithmetic word problems: unlabelled training questions, labelled validation and test questions.
+    WordProblems(word_problems::Args),
+    /// Convert the unpacked easy-VQA package into warm-up, unlabelled, validation and test parts.
+    EasyVqa(easy_vqa::Args),
     /// CPU time of one training step of configuration T, V or L on one thread.
     Train(speed::Args),
+    /// Peak memory of a training step at the shapes of Qwen2.5-0.5B: full training, bf16 weights, LoRA; and their ratio.
+    Memory(memory::Args),
+    /// Time to load a model directory, beside the time of reading its files.
+    Load(memory::LoadArgs),
     /// CPU time of batched decoding (prefill included) of configuration T, V or L on one thread.
     Decode(speed::Args),
 }
@@ -26,7 +37,11 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Gain(args) => gain::run(&args),
+        Command::WordProblems(args) => word_problems::run(&args),
+        Command::EasyVqa(args) => easy_vqa::run(&args),
         Command::Train(args) => speed::train(&args),
+        Command::Memory(args) => memory::run(&args),
+        Command::Load(args) => memory::load(&args),
         Command::Decode(args) => speed::decode(&args),
     }
 }

@@ -28,8 +28,8 @@ pub fn check(material: &Material, work: Work, version: u64, group: Group) -> Res
     let record = material.record(work).map_err(|e| e.to_string())?;
     shape(material, work, version, record.row, &group)?;
     let rule = &material.config.vote;
-    let extract = answer::ExtractRule::default();
-    let answers: Vec<Option<String>> = group.completions.iter().map(|c| answer::extract(&c.text, &extract)).collect();
+    let answers: Vec<Option<String>> =
+        group.completions.iter().map(|c| answer::extract(&c.text, &rule.extract)).collect();
     let recount = vote::vote(&answers, rule);
     if recount != group.vote {
         return Err(format!(

@@ -3,7 +3,7 @@
 use quorum_core::answer::{Notation, canonical_in};
 use quorum_core::seed::Stream;
 use quorum_core::types::{Finish, Group, Purpose};
-use quorum_core::vote::{TiePolicy, VoteRule, vote};
+use quorum_core::vote::{VoteRule, vote};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ impl Outcome {
     pub fn grade(group: &Group, answers: Vec<Option<String>>, label: &str, notation: Notation) -> Self {
         let truth = canonical_in(label, notation);
         let key = |a: &Option<String>| a.as_deref().and_then(|a| canonical_in(a, notation));
-        let rule = VoteRule { min_votes: 1, tie: TiePolicy::Drop, band_low: 0.0, band_high: 1.0, notation };
+        let rule = VoteRule { min_votes: 1, notation, ..VoteRule::default() };
         let record = vote(&answers, &rule);
         let winner = record.winner();
         Self {
@@ -104,6 +104,22 @@ pub struct Figures {
     pub truncated: f64,
 }
 
+/// A difference of two ratios, with its 95 % paired bootstrap interval over questions.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Gain {
+    pub change: f64,
+    pub interval: [f64; 2],
+}
+
+/// What changed between two versions.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Gains {
+    pub greedy: Gain,
+    pub mean: Gain,
+    pub mean_t03: Gain,
+    pub vote: Gain,
+}
+
 impl Evaluation {
     /// Adds one graded lease.
     pub fn add(&mut self, slot: u32, row: u64, purpose: Purpose, outcome: Outcome) {
@@ -143,6 +159,24 @@ impl Evaluation {
             mean_t03_interval: bootstrap(&cool),
             vote_interval: bootstrap(&vote),
             truncated: average(&truncated),
+        })
+    }
+
+    /// How much better `after` is, over the questions both have. None unless both are complete.
+    pub fn gain(&self, after: &Evaluation) -> Option<Gains> {
+        let share =
+            |o: &Option<Outcome>| o.as_ref().map(|o| ratio(o.correct.iter().filter(|c| **c).count(), o.correct.len()));
+        let vote = |q: &Question| q.sampled.as_ref().map(|o| f64::from(u8::from(o.vote_correct)));
+        let of = |f: &dyn Fn(&Question) -> Option<f64>| {
+            let pairs = self.questions.iter().filter_map(|(slot, q)| Some((q, after.questions.get(slot)?)));
+            let differences: Option<Vec<f64>> = pairs.map(|(b, a)| Some(f(a)? - f(b)?)).collect();
+            differences.filter(|d| !d.is_empty()).map(|d| Gain { change: average(&d), interval: bootstrap(&d) })
+        };
+        Some(Gains {
+            greedy: of(&|q| share(&q.greedy))?,
+            mean: of(&|q| share(&q.sampled))?,
+            mean_t03: of(&|q| share(&q.cool))?,
+            vote: of(&vote)?,
         })
     }
 
@@ -220,5 +254,13 @@ mod tests {
         assert!(f.greedy_interval[0] < 0.75 && f.greedy_interval[1] > 0.75);
         assert_eq!(f.mean_t03_interval, [1.0, 1.0]);
         assert_eq!(e.lines().lines().count(), 4);
+        let mut better = e.clone();
+        for slot in 0..4 {
+            better.add(slot, u64::from(slot), Purpose::EvalGreedy, outcome(&[true], false));
+        }
+        let g = e.gain(&better).unwrap();
+        assert_eq!((g.greedy.change, g.mean.change, g.mean.interval), (0.25, 0.0, [0.0, 0.0]));
+        assert!(g.greedy.interval[0] < 0.25 && g.greedy.interval[1] > 0.25, "paired over questions");
+        assert!(e.gain(&Evaluation::default()).is_none());
     }
 }

@@ -1,11 +1,16 @@
 //! The coordinator: fixes prompts, leases them, checks and keeps groups, feeds the learner, publishes weights, evaluates, reports. It never runs the model.
 
+pub mod aside;
+pub mod card;
 pub mod check;
+pub mod checkpoints;
 pub mod commands;
 pub mod evaluate;
 pub mod launcher;
 pub mod ledger;
+pub mod lengths;
 pub mod material;
+pub mod plan;
 pub mod prepare;
 pub mod resume;
 pub mod run;

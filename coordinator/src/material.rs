@@ -4,10 +4,11 @@ use crate::state::Work;
 use quorum_core::config::{ObjectiveKind, RunConfig};
 use quorum_core::types::{Completion, Finish, Group, Purpose, Sampling};
 use quorum_core::{answer, vote};
-use quorum_data::{Dataset, Record};
-use quorum_model::Processor;
+use quorum_data::{Dataset, Record, SetAside};
+use quorum_model::{FrozenSource, Processor};
 use quorum_proto::v1;
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Steps whose order is kept, so that a lease does not shuffle the data set again.
@@ -18,10 +19,20 @@ const ORDERS_KEPT: usize = 4;
 pub struct Model {
     /// Everything but the weights.
     pub side_files: BTreeMap<String, Vec<u8>>,
-    /// Bytes of a slab.
+    /// Bytes of a published version: the trainable slab.
     pub slab_bytes: u64,
+    /// What does not learn, streamed from the model's files.
+    pub frozen: Option<Frozen>,
     /// Needed by SFT alone.
     pub processor: Option<Processor>,
+}
+
+/// The frozen weights of a run.
+#[derive(Clone)]
+pub struct Frozen {
+    pub source: Arc<FrozenSource>,
+    /// SHA-256 of their stream.
+    pub digest: String,
 }
 
 /// Everything workers and learner ask for.
@@ -72,7 +83,12 @@ impl Material {
         &self.model_files
     }
 
-    /// Bytes of a weights slab.
+    /// The weights that do not learn.
+    pub fn frozen(&self) -> Option<&Frozen> {
+        self.model.frozen.as_ref()
+    }
+
+    /// Bytes of a published version.
     pub fn slab_bytes(&self) -> u64 {
         self.model.slab_bytes
     }
@@ -80,6 +96,25 @@ impl Material {
     /// Usable training questions.
     pub fn train_len(&self) -> usize {
         self.train.len()
+    }
+
+    /// Records of the data that are not used, with the name of their set.
+    pub fn set_aside(&self) -> impl Iterator<Item = (&'static str, &SetAside)> {
+        let train = self.train.set_aside().iter().map(|s| ("train", s));
+        train.chain(self.test.iter().flat_map(|t| t.set_aside()).map(|s| ("test", s)))
+    }
+
+    /// How many of the training and of the test data are not used.
+    pub fn set_aside_counts(&self) -> (u64, u64) {
+        (self.train.set_aside_count(), self.test.as_ref().map_or(0, Dataset::set_aside_count))
+    }
+
+    /// Where the questions of a purpose come from.
+    pub fn file_of(&self, purpose: Purpose) -> &Path {
+        match (purpose, &self.test) {
+            (Purpose::Train, _) | (_, None) => self.train.path(),
+            (_, Some(test)) => test.path(),
+        }
     }
 
     /// Questions of an evaluation; 0 = none.
@@ -179,7 +214,7 @@ impl Material {
         let processor = self.model.processor.as_ref().ok_or_else(|| missing("no tokenizer to encode its response"))?;
         let mut tokens = processor.encode_text(&text).map_err(|e| missing(&e.to_string()))?;
         tokens.extend(processor.stop_tokens().first());
-        let answers = [answer::extract(&text, &answer::ExtractRule::default())];
+        let answers = [answer::extract(&text, &self.config.vote.extract)];
         Ok(Group {
             step: work.step,
             slot: work.slot,

@@ -1,17 +1,23 @@
 //! Everything that can be wrong with a run is found here, before anything starts: configuration, model, data, run directory, ledger.
 
+use crate::aside;
 use crate::ledger::{History, Ledger, LedgerError, Write};
-use crate::material::{Material, Model};
+use crate::lengths::{Followed, Ruler};
+use crate::material::{Frozen, Material, Model};
 use crate::resume;
 use crate::run::{Recovery, recover};
 use crate::rundir::{RunDir, RunDirError};
 use quorum_core::config::{self, ConfigError, ObjectiveKind, RunConfig};
+use quorum_core::digest::weight_size;
 use quorum_core::reward::RewardSource;
 use quorum_data::{DataError, Dataset, OpenOptions};
-use quorum_model::{Checkpoint, ModelError};
+use quorum_model::{Checkpoint, FrozenSource, ModelError, Partition};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Said when sampling and log-probs are of different distributions.
+pub(crate) const BIASED: &str = "rollout.top_p or rollout.top_k cuts the sampling distribution, but log-probs are those of the whole one: the policy gradient is biased";
 
 /// What the user asked for.
 #[derive(Debug, Clone, Default)]
@@ -69,7 +75,11 @@ pub fn configuration(request: &RunRequest) -> Result<RunConfig, PrepareError> {
         return Err(RunDirError::NoRun { path: dir.clone(), missing: "config.resolved.toml" }.into());
     }
     let file = request.config.as_deref().or(stored.as_deref());
-    let mut config = config::load(file, &request.set)?;
+    Ok(placed(config::load(file, &request.set)?, request))
+}
+
+/// The configuration with its places filled in: the run directory, and absolute paths.
+pub(crate) fn placed(mut config: RunConfig, request: &RunRequest) -> RunConfig {
     if let Some(dir) = &request.resume {
         config.run.dir = dir.display().to_string();
     }
@@ -78,12 +88,14 @@ pub fn configuration(request: &RunRequest) -> Result<RunConfig, PrepareError> {
     }
     config.cluster.insecure |= request.insecure;
     // A run can be resumed from another working directory.
-    for path in [&mut config.model.path, &mut config.data.train, &mut config.data.train_labels, &mut config.data.test] {
+    let data = &mut config.data;
+    let paths = [&mut data.train, &mut data.train_labels, &mut data.test, &mut data.image_root];
+    for path in paths.into_iter().chain([&mut config.model.path]) {
         if !path.is_empty() {
             *path = std::path::absolute(&*path).map_or_else(|_| path.clone(), |p| p.display().to_string());
         }
     }
-    Ok(config)
+    config
 }
 
 /// Opens model, data, run directory and ledger.
@@ -114,6 +126,9 @@ pub async fn prepare(request: &RunRequest, config: RunConfig) -> Result<Prepared
                 Write::Meta { key: "run_id", value: id.clone() },
                 Write::Meta { key: "config_digest", value: material.config_digest.clone() },
                 Write::Meta { key: "config", value: material.config_toml.clone() },
+                Write::Meta { key: "train_rows", value: material.train_len().to_string() },
+                Write::Meta { key: "test_rows", value: material.questions().to_string() },
+                Write::Meta { key: "quorum_version", value: env!("CARGO_PKG_VERSION").to_owned() },
             ];
             meta.extend(hashes.into_iter().map(|(key, value)| Write::Meta { key, value }));
             ledger.commit(meta).await?;
@@ -123,6 +138,7 @@ pub async fn prepare(request: &RunRequest, config: RunConfig) -> Result<Prepared
     let per_step = material.supervised().then_some(material.config.rollout.prompts_per_step);
     let recovery = recover(&history, per_step).map_err(PrepareError::Unfit)?;
     dir.rewrite_metrics(&history.steps)?;
+    dir.write(aside::FILE, &aside::lines(&aside::all(&material, &history.quarantine)))?;
     dir.remove_unnamed_checkpoints(&recovery.checkpoints);
     let epoch = history.epoch;
     Ok(Prepared { material: Arc::new(material), ledger, dir, recovery, history, run_id, epoch })
@@ -132,24 +148,53 @@ pub async fn prepare(request: &RunRequest, config: RunConfig) -> Result<Prepared
 pub type Hashes = Vec<(&'static str, String)>;
 
 fn material(config: RunConfig) -> Result<(Material, Hashes), PrepareError> {
-    let checkpoint = Checkpoint::open(Path::new(&config.model.path))?;
-    // Read once and let go: damaged weights are named before anything starts.
-    drop(checkpoint.load_weights()?);
+    let checkpoint = Checkpoint::open(Path::new(&config.model.path))?.with_template_options((&config.template).into());
+    let (slab_bytes, frozen) = weights(&config, &checkpoint)?;
     let mut hashes = vec![("model_files", hash_model(Path::new(&config.model.path), &checkpoint)?)];
-    let train = training_data(&config)?;
+    hashes.extend(frozen.iter().map(|f| ("frozen_sha256", f.digest.clone())));
+    let ruler = Ruler::new(&config, &checkpoint.processor);
+    let mut train = training_data(&config)?;
+    usable("data.train", &ruler, &mut train, Followed::of_training(&config))?;
     hashes.push(("data_train", train.digest()));
-    let test = if config.eval.enabled && !config.data.test.is_empty() { Some(test_data(&config)?) } else { None };
+    let mut test = if config.eval.enabled && !config.data.test.is_empty() { Some(test_data(&config)?) } else { None };
+    if let Some(test) = &mut test {
+        usable("data.test", &ruler, test, Followed::Sampled)?;
+    }
     hashes.push(("data_test", test.as_ref().map(Dataset::digest).unwrap_or_default()));
     let model = Model {
         side_files: checkpoint.side_files().clone(),
-        slab_bytes: checkpoint.layout.total() as u64 * 4,
+        slab_bytes,
+        frozen,
         processor: Some(checkpoint.processor),
     };
     let toml = config::to_toml(&config)?;
     Ok((Material::new(config, toml, train, test, model), hashes))
 }
 
-fn training_data(config: &RunConfig) -> Result<Dataset, PrepareError> {
+/// Bytes of the trainable slab as it is published, and the frozen weights. Every value is read once, so that damaged weights are named before
+/// anything starts.
+fn weights(config: &RunConfig, checkpoint: &Checkpoint) -> Result<(u64, Option<Frozen>), PrepareError> {
+    let parts = Partition::of(&checkpoint.config, &checkpoint.layout, &config.train)?;
+    let stored = checkpoint.stored()?;
+    stored.check(&checkpoint.layout)?;
+    let source = FrozenSource::new(stored, &parts);
+    let frozen = match source.total() {
+        0 => None,
+        _ => Some(Frozen { digest: source.digest(), source: Arc::new(source) }),
+    };
+    Ok(((parts.trainable.total() * weight_size(config.train.precision)) as u64, frozen))
+}
+
+/// Sets aside what the model cannot take; something must be left.
+fn usable(key: &str, ruler: &Ruler<'_>, data: &mut Dataset, followed: Followed) -> Result<(), PrepareError> {
+    ruler.narrow(data, followed);
+    match data.set_aside().first() {
+        Some(first) if data.is_empty() => Err(PrepareError::Unfit(format!("{key}: no record can be used; {first}"))),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn training_data(config: &RunConfig) -> Result<Dataset, PrepareError> {
     let key = "data.train";
     let mut train = Dataset::open(Path::new(&config.data.train), &OpenOptions::from(&config.data))
         .map_err(|e| PrepareError::data(key, e))?;
@@ -175,7 +220,7 @@ fn training_data(config: &RunConfig) -> Result<Dataset, PrepareError> {
     Ok(train)
 }
 
-fn test_data(config: &RunConfig) -> Result<Dataset, PrepareError> {
+pub(crate) fn test_data(config: &RunConfig) -> Result<Dataset, PrepareError> {
     let key = "data.test";
     let test = Dataset::open(Path::new(&config.data.test), &OpenOptions::from(&config.data))
         .map_err(|e| PrepareError::data(key, e))?;

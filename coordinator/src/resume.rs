@@ -96,7 +96,7 @@ fn put(table: &mut Table, key: &str, value: Value) {
 pub(crate) fn same_content(stored: &Stored, hashes: &Hashes) -> Result<(), PrepareError> {
     for (key, hash) in hashes {
         let name = match *key {
-            "model_files" => "model.path",
+            "model_files" | "frozen_sha256" => "model.path",
             "data_train" => "data.train",
             _ => "data.test",
         };

@@ -9,6 +9,9 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Addresses and process id of the coordinator, while one runs.
+pub const ENDPOINTS: &str = "endpoints.json";
+
 /// What can be wrong with a run directory.
 #[derive(Debug, thiserror::Error)]
 pub enum RunDirError {
@@ -121,6 +124,15 @@ impl RunDir {
             File::open(&self.path)?.sync_all()
         });
         written.map_err(io_error(&path, "write"))
+    }
+
+    /// Removes a file; one that is not there is no error.
+    pub fn remove(&self, name: &str) {
+        if let Err(e) = fs::remove_file(self.path.join(name))
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("cannot remove {name}: {e}");
+        }
     }
 
     /// Adds a line to a file.

@@ -1,38 +1,76 @@
 //! Published policy versions: the newest two, whole and verified, served as chunks. A version enters only after its SHA-256 is right (INV-8).
+//! A large one lies in a nameless file of the run directory instead of memory.
 
 use bytes::Bytes;
 use quorum_core::digest::Sha256;
 use quorum_proto::v1::WeightChunk;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Versions kept: the newest, and the one workers may still be fetching.
 const KEPT: usize = 2;
 /// Bytes of a chunk that is sent.
 const CHUNK: usize = 1 << 20;
+/// Versions of more bytes than this are kept in files.
+const LARGE: usize = 256 << 20;
+
+/// Where the bytes of a version are.
+#[derive(Debug, Clone)]
+pub enum Body {
+    Memory(Bytes),
+    /// A file that no directory names any more, and its length: the disk space goes with the last handle, whatever ends the process.
+    File(Arc<File>, usize),
+}
+
+impl Body {
+    /// Bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Memory(bytes) => bytes.len(),
+            Self::File(_, len) => *len,
+        }
+    }
+
+    /// A part of the bytes; none if the file cannot be read.
+    fn part(&self, from: usize, until: usize) -> Option<Bytes> {
+        match self {
+            Self::Memory(bytes) => Some(bytes.slice(from..until)),
+            Self::File(file, _) => {
+                let mut part = vec![0; until - from];
+                let read = file.read_exact_at(&mut part, from as u64);
+                read.map_err(|error| tracing::error!(%error, "a published version cannot be read again")).ok()?;
+                Some(part.into())
+            }
+        }
+    }
+}
 
 /// A verified version.
 #[derive(Debug, Clone)]
 pub struct Published {
     pub version: u64,
-    /// SHA-256 of `bytes`.
+    /// SHA-256 of `body`.
     pub digest: String,
-    /// The slab, f32 little-endian.
-    pub bytes: Bytes,
+    /// The trainable slab, little-endian.
+    pub body: Body,
 }
 
 impl Published {
     /// The chunk that begins at `offset`; `None` at the end.
     pub fn chunk(&self, offset: usize) -> Option<WeightChunk> {
-        let end = self.bytes.len().min(offset.checked_add(CHUNK)?);
+        let end = self.body.size().min(offset.checked_add(CHUNK)?);
         if offset >= end {
             return None;
         }
-        let data = self.bytes.slice(offset..end);
+        let data = self.body.part(offset, end)?;
         Some(WeightChunk {
             version: self.version,
             offset: offset as u64,
-            total: self.bytes.len() as u64,
+            total: self.body.size() as u64,
             chunk_digest: Bytes::copy_from_slice(blake3::hash(&data).as_bytes()),
             data,
             weights_digest: self.digest.clone(),
@@ -72,8 +110,36 @@ pub struct Upload {
     version: u64,
     digest: String,
     total: usize,
-    bytes: Vec<u8>,
+    have: usize,
+    room: Room,
     hash: Sha256Debug,
+}
+
+/// Where an upload is put.
+#[derive(Debug)]
+enum Room {
+    Memory(Vec<u8>),
+    File(File),
+}
+
+impl Room {
+    fn new(total: usize, dir: &Path, version: u64) -> std::io::Result<Self> {
+        if total <= LARGE {
+            return Ok(Self::Memory(Vec::with_capacity(total)));
+        }
+        let path = dir.join(format!(".weights-{version}-{}", std::process::id()));
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+        std::fs::remove_file(&path)?;
+        Ok(Self::File(file))
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Memory(all) => all.extend_from_slice(bytes),
+            Self::File(file) => file.write_all(bytes)?,
+        }
+        Ok(())
+    }
 }
 
 /// `Sha256` has no Debug of its own.
@@ -87,11 +153,11 @@ impl std::fmt::Debug for Sha256Debug {
 }
 
 impl Upload {
-    /// Begins with the head of the first chunk; `expected` is the slab's size in bytes.
+    /// Begins with the head of the first chunk; `expected` is the slab's size in bytes, `dir` the run directory.
     ///
     /// # Errors
-    /// The announced size is not the model's.
-    pub fn begin(first: &WeightChunk, expected: u64) -> Result<Self, String> {
+    /// The announced size is not the model's, or the run directory cannot be written.
+    pub fn begin(first: &WeightChunk, expected: u64, dir: &Path) -> Result<Self, String> {
         if first.total != expected {
             return Err(format!("version {} has {} bytes, the model has {expected}", first.version, first.total));
         }
@@ -100,7 +166,8 @@ impl Upload {
             version: first.version,
             digest: first.weights_digest.clone(),
             total,
-            bytes: Vec::with_capacity(total),
+            have: 0,
+            room: Room::new(total, dir, first.version).map_err(|e| format!("{}: {e}", dir.display()))?,
             hash: Sha256Debug::default(),
         })
     }
@@ -110,7 +177,7 @@ impl Upload {
     /// # Errors
     /// The chunk is damaged, out of place, or of another version.
     pub fn add(&mut self, chunk: &WeightChunk) -> Result<(), String> {
-        let place = self.bytes.len();
+        let place = self.have;
         if (chunk.version, chunk.total, chunk.weights_digest.as_str())
             != (self.version, self.total as u64, self.digest.as_str())
         {
@@ -123,7 +190,10 @@ impl Upload {
             return Err(format!("the chunk at {place} of version {} is damaged", self.version));
         }
         self.hash.0.update(&chunk.data);
-        self.bytes.extend_from_slice(&chunk.data);
+        self.room
+            .add(&chunk.data)
+            .map_err(|e| format!("version {} cannot be kept in the run directory: {e}", self.version))?;
+        self.have += chunk.data.len();
         Ok(())
     }
 
@@ -132,14 +202,18 @@ impl Upload {
     /// # Errors
     /// Bytes are missing or the digest differs.
     pub fn finish(self) -> Result<Published, String> {
-        if self.bytes.len() != self.total {
-            return Err(format!("version {} ended after {} of {} bytes", self.version, self.bytes.len(), self.total));
+        if self.have != self.total {
+            return Err(format!("version {} ended after {} of {} bytes", self.version, self.have, self.total));
         }
         let found = self.hash.0.finish_hex();
         if found != self.digest {
             return Err(format!("version {} has digest {found}, {} was announced", self.version, self.digest));
         }
-        Ok(Published { version: self.version, digest: found, bytes: self.bytes.into() })
+        let body = match self.room {
+            Room::Memory(bytes) => Body::Memory(bytes.into()),
+            Room::File(file) => Body::File(Arc::new(file), self.total),
+        };
+        Ok(Published { version: self.version, digest: found, body })
     }
 }
 
@@ -148,7 +222,7 @@ mod tests {
     use super::*;
 
     fn published(version: u64, bytes: Vec<u8>) -> Published {
-        Published { version, digest: quorum_core::digest::sha256_hex(&bytes), bytes: bytes.into() }
+        Published { version, digest: quorum_core::digest::sha256_hex(&bytes), body: Body::Memory(bytes.into()) }
     }
 
     fn chunks(p: &Published) -> Vec<WeightChunk> {
@@ -156,7 +230,7 @@ mod tests {
     }
 
     fn upload(chunks: &[WeightChunk], expected: u64) -> Result<Published, String> {
-        let mut u = Upload::begin(&chunks[0], expected)?;
+        let mut u = Upload::begin(&chunks[0], expected, Path::new("."))?;
         chunks.iter().try_for_each(|c| u.add(c))?;
         u.finish()
     }
@@ -168,7 +242,7 @@ mod tests {
         let good = chunks(&sent);
         assert_eq!(good.len(), 3);
         let back = upload(&good, bytes.len() as u64).unwrap();
-        assert_eq!((back.version, back.digest, back.bytes), (3, sent.digest.clone(), sent.bytes.clone()));
+        assert_eq!((back.version, &back.digest, chunks(&back)), (3, &sent.digest, good.clone()));
 
         assert!(upload(&good[..2], bytes.len() as u64).unwrap_err().contains("ended after"));
         assert!(upload(&good, 5).unwrap_err().contains("the model has 5"));
@@ -186,6 +260,19 @@ mod tests {
         let mut mixed = good;
         mixed[2].version = 4;
         assert!(upload(&mixed, bytes.len() as u64).unwrap_err().contains("came among"));
+    }
+
+    #[test]
+    fn a_file_serves_what_memory_would_and_leaves_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..3 * CHUNK + 5).map(|i| (i % 253) as u8).collect();
+        let mut room = Room::new(LARGE + 1, dir.path(), 7).unwrap();
+        bytes.chunks(1000).for_each(|part| room.add(part).unwrap());
+        let Room::File(file) = room else { panic!("a large version is kept in a file") };
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let wanted = published(7, bytes);
+        let body = Body::File(Arc::new(file), wanted.body.size());
+        assert_eq!(chunks(&Published { body, ..wanted.clone() }), chunks(&wanted));
     }
 
     #[test]

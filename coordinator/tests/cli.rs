@@ -3,6 +3,12 @@
 // Helpers outside #[test] functions may panic too: that fails the test.
 #![allow(clippy::unwrap_used)]
 
+use quorum_coordinator::ledger::{Ledger, Write};
+use quorum_coordinator::prepare::{Prepared, RunRequest, configuration, prepare};
+use quorum_coordinator::rundir::RunDir;
+use quorum_data::Record;
+use quorum_model::Checkpoint;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn coordinator(args: &[&str]) -> Output {
@@ -66,4 +72,214 @@ fn the_resolved_configuration_is_printed() {
     let out = coordinator(&["config", "--set", "run.steps=3"]);
     let text = String::from_utf8(out.stdout).unwrap();
     assert!(out.status.success() && text.contains("steps = 3") && text.starts_with("# digest "), "{text}");
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn at_home(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_coordinator"))
+        .args(args)
+        .env_remove("QUORUM_SET")
+        .current_dir(repository())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_plan_tells_every_mistake_at_once() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = format!("run.dir={}", tmp.path().join("run").display());
+    let sets = [
+        run.as_str(),
+        "run.stpes=3",
+        "optim.learning_rate=fast",
+        "objective.kind=guess",
+        "rollout.top_p=3.0",
+        "cluster.listen=0.0.0.0:0",
+        "cluster.token_file=no/token",
+        "model.path=no/model",
+        "data.train=no/train.parquet",
+        "data.test=no/test.parquet",
+    ];
+    let mut args = vec!["plan"];
+    sets.iter().for_each(|s| args.extend(["--set", s]));
+    let out = at_home(&args);
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    let words = [
+        "`run.steps`?",
+        "optim.learning_rate",
+        "objective.kind",
+        "rollout.top_p",
+        "0.0.0.0:0",
+        "no/token",
+        "no/model",
+        "no/train.parquet",
+        "no/test.parquet",
+    ];
+    for word in words {
+        assert_eq!(text.lines().filter(|l| l.starts_with("  - ") && l.contains(word)).count(), 1, "{word}: {text}");
+    }
+    assert!(text.starts_with("9 mistakes"), "{text}");
+    assert!(!tmp.path().join("run").exists(), "plan wrote something");
+}
+
+#[test]
+fn a_plan_needs_no_weights_and_starts_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let model = tmp.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for file in std::fs::read_dir(repository().join("assets/model")).unwrap().flatten() {
+        if file.path().extension().is_none_or(|e| e != "safetensors") {
+            std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
+        }
+    }
+    let (run, path) = (tmp.path().join("run"), format!("model.path={}", model.display()));
+    let run_dir = format!("run.dir={}", run.display());
+    let sets = ["--set", &path, "--set", &run_dir, "--set", "optim.gradient_batches=3"];
+    let out = at_home(&[&["plan", "--workers", "2", "--json"][..], &sets[..]].concat());
+    let plan: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    // The children's executables are built by other packages.
+    let mistakes = plan["mistakes"].as_array().unwrap();
+    assert!(mistakes.iter().all(|m| m.as_str().unwrap().contains("cargo build")), "{mistakes:?}");
+    assert!(plan["notes"].to_string().contains("*.safetensors"), "{plan}");
+    let prompts = &plan["prompts"];
+    assert_eq!((&prompts["measured"], &prompts["image_tokens"]["max"]), (&8000.into(), &4.into()));
+    assert_eq!(plan["batch"]["gradient_batches"], serde_json::json!([42, 43, 43]));
+    assert_eq!(plan["memory"]["workers"], 2);
+    let total = |p: &str| -> u64 {
+        plan["memory"][p].as_object().unwrap().values().filter_map(serde_json::Value::as_u64).sum()
+    };
+    let sum = total("coordinator") + 2 * total("worker") + total("learner");
+    assert_eq!(plan["memory"]["total"].as_u64(), Some(sum));
+    assert!(!run.exists());
+    // Shapes alone are planned, too: what is missing is said.
+    std::fs::remove_file(model.join("tokenizer.json")).unwrap();
+    let out = at_home(&[&["plan"][..], &sets[..]].concat());
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(
+        text.contains("tokenizer.json") && text.contains("tokens are assumed") && text.contains("verdict"),
+        "{text}"
+    );
+}
+
+/// Prepares a run of the bundled model in `dir` with these settings.
+fn prepared(dir: &Path, sets: &[String]) -> Prepared {
+    let home = repository();
+    let mut set = vec![
+        format!("run.dir={}", dir.join("run").display()),
+        format!("model.path={}", home.join("assets/model").display()),
+        format!("data.test={}", home.join("assets/data/validation.parquet").display()),
+        format!("data.train={}", home.join("assets/data/validation.parquet").display()),
+    ];
+    set.extend_from_slice(sets);
+    let request = RunRequest { set, ..RunRequest::default() };
+    let config = configuration(&request).unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(prepare(&request, config)).unwrap()
+}
+
+fn aside(dir: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(dir.join("run/set-aside.jsonl")).unwrap();
+    text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+#[test]
+fn prompts_that_are_too_long_are_set_aside_before_the_run() {
+    let tmp = tempfile::tempdir().unwrap();
+    let p = prepared(tmp.path(), &["rollout.max_prompt_tokens=22".into()]);
+    let lines = aside(tmp.path());
+    let train: Vec<_> = lines.iter().filter(|l| l["set"] == "train").collect();
+    assert!(!train.is_empty() && p.material.train_len() > 0);
+    let all = p.material.train_len() + train.len();
+    assert_eq!(all, p.material.questions() as usize + lines.len() - train.len(), "both sets are the same file here");
+    assert!(
+        train.iter().all(|l| l["reason"].as_str().unwrap().contains("rollout.max_prompt_tokens = 22")),
+        "{lines:?}"
+    );
+    assert!(train.iter().all(|l| l["file"].as_str().unwrap().ends_with("validation.parquet")));
+}
+
+#[test]
+fn supervised_records_beyond_the_models_positions_are_set_aside() {
+    let tmp = tempfile::tempdir().unwrap();
+    let data = tmp.path().join("train.jsonl");
+    let record = |response: &str| {
+        let image = repository().join("tests/fixtures/images/img_30x20.png").canonicalize().unwrap();
+        std::fs::copy(image, tmp.path().join("a.png")).unwrap();
+        serde_json::json!({"images": ["a.png"], "problem": "<image>What is it?", "response": response}).to_string()
+    };
+    let lines = [record("It is \\boxed{7}."), record(&"seven ".repeat(900)), record("\\boxed{8}")];
+    std::fs::write(&data, lines.join("\n")).unwrap();
+    let sets = [format!("data.train={}", data.display()), "objective.kind=sft".into(), "eval.enabled=false".into()];
+    let p = prepared(tmp.path(), &sets);
+    assert_eq!(p.material.train_len(), 2);
+    let lines = aside(tmp.path());
+    assert_eq!((lines.len(), lines[0]["row"].as_u64()), (1, Some(1)));
+    let reason = lines[0]["reason"].as_str().unwrap();
+    assert!(reason.contains("1024 positions"), "{reason}");
+    // Every slot of the run can be filled from what is left.
+    let work = quorum_coordinator::state::Work { purpose: quorum_core::Purpose::Train, step: 0, slot: 0 };
+    let record: &Record = p.material.record(work).unwrap();
+    assert_ne!(record.row, 1);
+    p.material.supervised_group(work).unwrap();
+}
+
+/// A run directory with one committed step whose checkpoint holds the bundled model's weights.
+fn finished_run(dir: &Path) -> (PathBuf, Vec<f32>) {
+    let p = prepared(dir, &["eval.enabled=false".into(), "checkpoint.every=1".into()]);
+    let model = Checkpoint::open(&repository().join("assets/model")).unwrap();
+    let weights = model.load_weights().unwrap();
+    let run = dir.join("run");
+    let place = p.dir.checkpoint("step-000001");
+    std::fs::create_dir_all(&place).unwrap();
+    quorum_model::save_safetensors(&place.join("model.safetensors"), &model.layout, &weights).unwrap();
+    let commit = Write::Commit {
+        step: 0,
+        version: 1,
+        digest: quorum_core::digest::slab_digest(&weights),
+        metrics: "{}".into(),
+        timings: "{}".into(),
+        checkpoint: "step-000001".into(),
+        manifest: "m".into(),
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(p.ledger.commit(vec![commit])).unwrap();
+    drop(p);
+    assert_eq!(Ledger::inspect(&run.join("ledger.db")).unwrap().committed(), 1);
+    assert!(RunDir::open(&run).is_ok());
+    (run, weights)
+}
+
+#[test]
+fn an_export_is_sharded_carded_and_never_overwrites() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (run, weights) = finished_run(tmp.path());
+    let to = tmp.path().join("out");
+    let (run_dir, out_dir) = (run.to_str().unwrap(), to.to_str().unwrap());
+    let export = |more: &[&str]| coordinator(&[&["export", run_dir, "--to", out_dir], more].concat());
+    let out = export(&["--dtype", "f32", "--max-shard-size", "1MB"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(to.join("model.safetensors.index.json").is_file() && !to.join("model.safetensors").exists());
+    assert_eq!(Checkpoint::open(&to).unwrap().load_weights().unwrap(), weights);
+    let card = std::fs::read_to_string(to.join("README.md")).unwrap();
+    let digest = quorum_core::digest::slab_digest(&weights);
+    for word in ["base_model: \"model\"", digest.as_str(), "validation.parquet", "| 512 |", "same as the base model's"]
+    {
+        assert!(card.contains(word), "{word}: {card}");
+    }
+    assert!(!card.contains(tmp.path().to_str().unwrap()), "a path of this machine is published");
+    let again = export(&[]);
+    let text = String::from_utf8(again.stderr).unwrap();
+    assert!(!again.status.success() && text.contains("not empty"), "{text}");
+    // Damaged weights are found by their digest in the ledger.
+    let file = run.join("checkpoints/step-000001/model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    std::fs::remove_dir_all(&to).unwrap();
+    let text = String::from_utf8(export(&[]).stderr).unwrap();
+    assert!(text.contains("is damaged") && text.contains("--step") && !to.exists(), "{text}");
 }

@@ -240,6 +240,102 @@ async fn a_prompt_that_fails_twice_is_set_aside_and_the_run_goes_on() {
     assert!(h.quarantine[0].reasons.contains("does not decode"));
     assert!(h.steps[0].metrics.contains("\"groups_quarantined\":1.0"), "{}", h.steps[0].metrics);
     assert_eq!(h.samples, 9);
+    let list = std::fs::read_to_string(dir.path().join("run/set-aside.jsonl")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(&list).unwrap();
+    assert_eq!(
+        (&line["set"], &line["step"], line["row"].as_u64()),
+        (&"train".into(), &0.into(), Some(h.quarantine[0].row))
+    );
+    assert!(line["file"].as_str().unwrap().ends_with("train.parquet"), "{list}");
+    assert!(line["reason"].as_str().unwrap().starts_with("image does not decode"), "{list}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_was_given_up_is_not_asked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let c = Coordinator::start(dir.path(), &["eval.enabled=false"]);
+    let mut learner = Learner::join(&c.url, "learner", dir.path()).await.unwrap();
+    let mut w = Worker::join(&c.url, "w").await.unwrap();
+    let training = tokio::spawn(async move { learner.work(None).await });
+    let (mut bad, mut asked) = (None, 0);
+    loop {
+        w.beat().await.unwrap();
+        let reply = w.lease(2, 0.1).await.unwrap();
+        if reply.run_complete {
+            break;
+        }
+        for lease in &reply.leases {
+            let row = lease.prompt.as_ref().unwrap().row;
+            if *bad.get_or_insert(row) == row {
+                asked += 1;
+                w.submit(lease, None, "image does not decode").await.unwrap();
+            } else {
+                let group = w.group(lease).await.unwrap();
+                w.submit(lease, Some(group), "").await.unwrap();
+            }
+        }
+    }
+    assert!(training.await.unwrap().unwrap().accepted);
+    assert_eq!(c.ended().await, RunEnd::Complete);
+    // 16 slots over 10 rows: the row comes up in the second epoch, too.
+    assert_eq!(asked, 2);
+    let h = history(dir.path());
+    assert_eq!(h.quarantine.len(), 1);
+    let empty: Vec<bool> = h.steps.iter().map(|s| s.metrics.contains("\"groups_quarantined\":1.0")).collect();
+    assert!(empty[0], "{empty:?}");
+    assert_eq!(h.samples, 3 * (16 - empty.iter().filter(|e| **e).count() as u64));
+}
+
+#[test]
+fn one_broken_worker_sets_nothing_aside() {
+    let undisturbed = reference(&[0]);
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let c = Coordinator::start(dir.path(), &[]);
+        let mut broken = Worker::join(&c.url, "broken").await.unwrap();
+        let good = Worker::join(&c.url, "good").await.unwrap();
+        let mut learner = Learner::join(&c.url, "learner", dir.path()).await.unwrap();
+        let failing = tokio::spawn(async move {
+            let mut failed = 0;
+            while let Ok(reply) = broken.lease(2, 0.1).await {
+                if reply.run_complete || broken.beat().await.is_err() {
+                    break;
+                }
+                for lease in &reply.leases {
+                    broken.submit(lease, None, "no space left on device").await.unwrap();
+                    failed += 1;
+                }
+            }
+            failed
+        });
+        let working = tokio::spawn(good.work(Duration::from_millis(3)));
+        assert!(learner.work(None).await.unwrap().accepted);
+        assert_eq!(c.ended().await, RunEnd::Complete);
+        working.await.unwrap().unwrap();
+        assert!(failing.await.unwrap() > 0, "the broken worker got no lease");
+    });
+    assert!(history(dir.path()).quarantine.is_empty());
+    assert_eq!(end_state(dir.path()), end_state(undisturbed.path()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_no_checkpoint_is_left_each_is_named_with_what_can_be_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let c = Coordinator::start(dir.path(), &["eval.enabled=false", "checkpoint.every=1"]);
+    let worker = tokio::spawn(Worker::join(&c.url, "w").await.unwrap().work(Duration::ZERO));
+    let mut learner = Learner::join(&c.url, "learner", dir.path()).await.unwrap();
+    learner.work(Some(3)).await.unwrap();
+    for name in ["step-000003", "step-000002"] {
+        std::fs::remove_dir_all(dir.path().join("run/checkpoints").join(name)).unwrap();
+    }
+    let mut second = Learner::join(&c.url, "learner", dir.path()).await.unwrap();
+    let refused = second.work(None).await.unwrap_err();
+    let RunEnd::Failed(reason) = c.ended().await else { panic!("the run did not fail") };
+    for word in ["step-000003: it is missing", "step-000002: it is missing", "from a copy", "start a new run"] {
+        assert!(reason.contains(word) && refused.message().contains(word), "{word}: {reason}");
+    }
+    let _ = worker.await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -310,6 +406,17 @@ async fn the_http_page_answers() {
         s.read_to_string(&mut text).await.unwrap();
         assert!(text.contains(word), "{path}: {text}");
     }
+    // The run directory tells where the page is; when nothing runs there, that is said.
+    let run = dir.path().join("run");
+    let status = |dir: &Path| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_coordinator")).arg("status").arg(dir).output().unwrap()
+    };
+    let nobody = String::from_utf8(status(&run).stderr).unwrap();
+    assert!(nobody.contains("no coordinator runs in") && nobody.contains("--resume"), "{nobody}");
+    std::fs::write(run.join("endpoints.json"), format!("{{\"http\":\"{}\"}}", c.http)).unwrap();
+    let out = status(&run);
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success() && text.contains("\"run_id\": \"fake\""), "{text}");
     let json = client.status(v1::StatusRequest {}).await.unwrap().into_inner().json;
     assert!(json.contains("rollout_worker"), "{json}");
 }

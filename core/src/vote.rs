@@ -1,6 +1,6 @@
 //! The majority vote over one group: cluster by equivalence, then count. A pure function of the answers; what is paid is in `reward`.
 
-use crate::answer::{Notation, canonical_in};
+use crate::answer::{ExtractRule, Notation, canonical_in};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -28,11 +28,20 @@ pub struct VoteRule {
     pub band_high: f32,
     /// Which ways of writing an answer are read.
     pub notation: Notation,
+    /// Where an answer may stand if there is no `\boxed{…}`.
+    pub extract: ExtractRule,
 }
 
 impl Default for VoteRule {
     fn default() -> Self {
-        Self { min_votes: 2, tie: TiePolicy::Drop, band_low: 0.0, band_high: 1.0, notation: Notation::default() }
+        Self {
+            min_votes: 2,
+            tie: TiePolicy::Drop,
+            band_low: 0.0,
+            band_high: 1.0,
+            notation: Notation::default(),
+            extract: ExtractRule::default(),
+        }
     }
 }
 

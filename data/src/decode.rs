@@ -1,6 +1,8 @@
-//! Encoded bytes to RGB, under limits that are checked before anything is allocated. The result follows PIL: high byte of 16-bit samples, alpha composited on white, EXIF orientation applied.
+//! Encoded bytes to RGB, under limits that are checked before anything is allocated; they bound the work too, and no clock decides, so that every machine refuses the same images.
+//! The result follows PIL: high byte of 16-bit samples, alpha composited on white, EXIF orientation applied.
 
-use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use std::io::Cursor;
 
 /// What an image may be at most.
@@ -25,20 +27,29 @@ pub enum DecodeError {
     TooManyBytes { bytes: u64, max: u64 },
     #[error("the image has {width} × {height} pixels, more than data.max_image_pixels = {max}")]
     TooManyPixels { width: u32, height: u32, max: u64 },
-    #[error("not a readable PNG or JPEG image ({0})")]
+    #[error(
+        "the image has {width} × {height} pixels in {scans} scans: more work than {MAX_SCANS} scans of data.max_image_pixels = {max}"
+    )]
+    TooMuchWork { width: u32, height: u32, scans: u64, max: u64 },
+    #[error("not a readable PNG, JPEG, WebP, GIF or BMP image ({0})")]
     Unreadable(String),
 }
 
-/// Decodes a PNG or JPEG file.
+/// Scans of the largest allowed image that a JPEG may take; smaller ones may take more. Progressive files have about ten.
+const MAX_SCANS: u64 = 16;
+
+/// Decodes a PNG, JPEG, WebP, GIF or BMP file; of an animation the first frame.
 ///
 /// # Errors
 /// Says which limit was passed, or what the decoder did not like; never panics on damaged bytes.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
-    let mut decoder = open(bytes, limits)?;
-    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
-    picture.apply_orientation(orientation);
-    Ok(to_rgb(picture))
+    guarded(|| {
+        let mut decoder = open(bytes, limits)?;
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let mut picture = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
+        picture.apply_orientation(orientation);
+        Ok(to_rgb(picture))
+    })
 }
 
 /// Checks size and header alone.
@@ -46,11 +57,33 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
 /// # Errors
 /// As [`decode`], as far as the header shows.
 pub fn check_header(bytes: &[u8], limits: &Limits) -> Result<(), DecodeError> {
-    open(bytes, limits).map(|_| ())
+    guarded(|| open(bytes, limits).map(|_| ()))
+}
+
+/// Width and height in pixels as [`decode`] would give them, turned by EXIF. Reads the header alone.
+///
+/// # Errors
+/// As [`check_header`].
+pub fn dimensions(bytes: &[u8], limits: &Limits) -> Result<(u32, u32), DecodeError> {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    guarded(|| {
+        let mut decoder = open(bytes, limits)?;
+        let (width, height) = decoder.dimensions();
+        match decoder.orientation().unwrap_or(Orientation::NoTransforms) {
+            Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH => Ok((height, width)),
+            _ => Ok((width, height)),
+        }
+    })
+}
+
+/// A decoder that panics has met a damaged image.
+fn guarded<T>(work: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+    let failed = |_| Err(DecodeError::Unreadable("the decoder failed".to_string()));
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(failed)
 }
 
 fn unreadable(error: image::ImageError) -> DecodeError {
-    DecodeError::Unreadable(error.to_string())
+    DecodeError::Unreadable(error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Box<dyn ImageDecoder + 'a>, DecodeError> {
@@ -60,19 +93,53 @@ fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Box<dyn ImageDecoder + '
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|e| DecodeError::Unreadable(e.to_string()))?;
+    let format = reader.format();
     // The widest pixel is RGBA with 16 bits; the pixel limit itself is checked on the header below.
     let mut allowed = image::Limits::default();
     allowed.max_alloc = Some(limits.max_pixels.saturating_mul(8).saturating_add(1 << 20));
     reader.limits(allowed);
     let decoder = reader.into_decoder().map_err(unreadable)?;
     let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > limits.max_pixels {
-        return Err(DecodeError::TooManyPixels { width, height, max: limits.max_pixels });
+    let (pixels, max) = (u64::from(width) * u64::from(height), limits.max_pixels);
+    if pixels > max {
+        return Err(DecodeError::TooManyPixels { width, height, max });
     }
-    if width == 0 || height == 0 {
+    if pixels == 0 {
         return Err(DecodeError::Unreadable(format!("{width} × {height} pixels")));
     }
+    if format == Some(ImageFormat::Jpeg) {
+        let scans = jpeg_scans(bytes)?;
+        if scans.saturating_mul(pixels) > max.saturating_mul(MAX_SCANS) {
+            return Err(DecodeError::TooMuchWork { width, height, scans, max });
+        }
+    }
     Ok(Box::new(decoder))
+}
+
+/// The number of scans of a whole JPEG file. A file without its end marker is cut off, which the decoder would fill with grey.
+fn jpeg_scans(bytes: &[u8]) -> Result<u64, DecodeError> {
+    const START_OF_SCAN: u8 = 0xda;
+    const END: u8 = 0xd9;
+    let mut scans = 0;
+    let mut at = 2;
+    while let Some(found) =
+        bytes.get(at..).and_then(|rest| rest.windows(2).position(|w| w[0] == 0xff && is_marker(w[1])))
+    {
+        let Some(&marker) = bytes.get(at + found + 1) else { break };
+        at += found + 2;
+        if marker == END {
+            return Ok(scans);
+        }
+        scans += u64::from(marker == START_OF_SCAN);
+        let Some(length) = bytes.get(at..at + 2) else { break };
+        at += usize::from(length[0]) << 8 | usize::from(length[1]);
+    }
+    Err(DecodeError::Unreadable("the JPEG file is cut off: it has no end marker".to_string()))
+}
+
+/// Not a byte of image data, padding or a restart.
+fn is_marker(byte: u8) -> bool {
+    !matches!(byte, 0x00 | 0x01 | 0xff | 0xd0..=0xd8)
 }
 
 /// Any pixel type to RGB with 8 bits.

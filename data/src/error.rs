@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// Why a data set could not be opened or written.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    #[error("data set {path}: not found; give a .parquet or .jsonl file, or a directory of them or of images")]
+    #[error("data set {path}: not found; give a .parquet, .jsonl or .csv file, or a directory of them or of images")]
     Missing { path: PathBuf },
     #[error("data set {path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
@@ -14,11 +14,25 @@ pub enum DataError {
     )]
     NotParquet { path: PathBuf, reason: String },
     #[error(
-        "data set {path}: unknown kind of file; give .parquet or .jsonl, or a directory of them or of .png / .jpg images"
+        "data set {path}: column `{column}` is compressed with {codec}, which this build cannot read; write it again with zstd, snappy, gzip or none"
+    )]
+    Codec { path: PathBuf, column: String, codec: String },
+    #[error("data set {path}: column `{column}` is {found}, but {wanted} is needed; set data.{role}_column")]
+    ColumnType { path: PathBuf, column: String, found: String, wanted: &'static str, role: &'static str },
+    #[error(
+        "data set {path}: unknown kind of file; give .parquet, .jsonl or .csv, or a directory of them or of images (.png, .jpg, .webp, .gif, .bmp)"
     )]
     UnknownKind { path: PathBuf },
-    #[error("data set {path}: no column {wanted} for the {role}{}; the file has: {available}; set data.{role}_column", .nearest.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default())]
-    MissingColumn { path: PathBuf, role: &'static str, wanted: String, nearest: Option<String>, available: String },
+    #[error("data set {path}: there is no split `{split}`; there are: {available}")]
+    NoSplit { path: PathBuf, split: String, available: String },
+    #[error("data set {path}: holds several splits ({available}); name one behind a `#`, as in {path}#train")]
+    SeveralSplits { path: PathBuf, available: String },
+    #[error("data set {path}: holds several subsets ({available}); give the directory of one")]
+    SeveralSubsets { path: PathBuf, available: String },
+    #[error("data set {path}: no column {wanted} for the {role}; the file has: {available}; {hint}")]
+    MissingColumn { path: PathBuf, role: &'static str, wanted: String, available: String, hint: String },
+    #[error("data.template shows column `{column}`, which is the {role}: the model would see it")]
+    TemplateTells { column: String, role: &'static str },
     #[error("data set {path}: no usable record among {rows} rows; the first reason: {first}")]
     NoRecords { path: PathBuf, rows: u64, first: String },
     #[error("labels {path}, line {line}: {reason}")]

@@ -1,9 +1,9 @@
 //! One question with its images, and the names of the columns it is read from.
 
-use serde::{Deserialize, Serialize};
+use quorum_core::config::DataSection;
 use std::sync::Arc;
 
-/// Encoded bytes of one image (PNG, JPEG), shared without copying.
+/// Encoded bytes of one image, shared without copying.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageBytes {
     /// The file as it is, not decoded.
@@ -31,6 +31,7 @@ pub struct Record {
     pub id: Option<String>,
     /// Holds one `<image>` for each image.
     pub question: String,
+    /// Empty for a text question.
     pub images: Vec<ImageBytes>,
     /// Reference answer; unlabelled data has none.
     pub answer: Option<String>,
@@ -38,23 +39,26 @@ pub struct Record {
     pub response: Option<String>,
 }
 
-/// Column names. An unset one takes the first of its usual names that the file has.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Column names: `a|b` is the first of these that the file has, `none` is no column.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Columns {
-    /// Usual: `images`, `image`, `file_name`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// Usual: `problem`, `question`, `query`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub question: Option<String>,
-    /// Usual: `answer`; may be absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub answer: Option<String>,
-    /// Usual: `response`, `solution`; may be absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub response: Option<String>,
-    /// Usual: `id`; may be absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
+    pub image: String,
+    pub question: String,
+    pub answer: String,
+    pub response: String,
+    pub id: String,
+}
+
+impl Default for Columns {
+    /// The usual names, of which all but the question's may be absent.
+    fn default() -> Self {
+        let usual = DataSection::default();
+        Self {
+            image: usual.image_column,
+            question: usual.question_column,
+            answer: usual.answer_column,
+            response: usual.response_column,
+            id: usual.id_column,
+        }
+    }
 }

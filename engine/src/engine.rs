@@ -1,13 +1,15 @@
 //! The engine: shapes and caches behind a cheap handle; entry points for scoring. Generation and training have their own files.
 
 use crate::error::EngineError;
-use crate::families::qwen2_5_vl::batch::{Batch, check_prompt, pack_len};
-use crate::families::qwen2_5_vl::head::Policy;
-use crate::families::qwen2_5_vl::plan::Plan;
 use crate::kernels::isa::{Isa, isa};
+use crate::kernels::threads::with_threads;
+use crate::model::batch::{Batch, check_prompt, pack_len};
+use crate::model::head::Policy;
+use crate::model::plan::Plan;
 use crate::pool::Pool;
+use crate::store::{Filler, Frozen};
 use crate::types::{Pack, PackScores, PolicyDist};
-use quorum_model::{Layout, ModelConfig};
+use quorum_model::{Layout, ModelConfig, Partition, RawTensor};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,26 +22,35 @@ const BATCH_ROWS: usize = 384;
 pub struct Engine {
     pub(crate) plan: Arc<Plan>,
     pub(crate) pool: Arc<Pool>,
-    layout: Arc<Layout>,
+    parts: Arc<Partition>,
     pub(crate) threads: usize,
 }
 
 impl Engine {
-    /// Checks that the layout holds every tensor of the configuration.
+    /// An engine for full training: every tensor of `layout` learns.
     ///
     /// # Errors
     /// Names the tensor or shape that does not fit; also on a processor without AVX2.
     pub fn new(config: &ModelConfig, layout: Arc<Layout>, threads: usize) -> Result<Self, EngineError> {
-        if isa() == Isa::Baseline {
-            return Err(EngineError::Processor);
-        }
-        let plan = Arc::new(Plan::new(config, &layout)?);
-        Ok(Self { plan, pool: Arc::default(), layout, threads: threads.max(1) })
+        Loader::new(config, Partition::full(layout), false, threads)?.finish()
     }
 
-    /// The table of the slabs this engine works on.
+    /// Begins an engine with frozen weights, which the loader takes over tensor by tensor; with `bf16` their matrices are held as bf16.
+    ///
+    /// # Errors
+    /// As for [`Engine::new`].
+    pub fn loader(config: &ModelConfig, parts: Partition, bf16: bool, threads: usize) -> Result<Loader, EngineError> {
+        Loader::new(config, parts, bf16, threads)
+    }
+
+    /// The table of the trainable slab: weights, gradients and moments are slabs of it.
     pub fn layout(&self) -> &Arc<Layout> {
-        &self.layout
+        &self.parts.trainable
+    }
+
+    /// Which tensors learn.
+    pub fn partition(&self) -> &Arc<Partition> {
+        &self.parts
     }
 
     /// Threads used at most.
@@ -54,15 +65,17 @@ impl Engine {
     pub fn score(&self, weights: &[f32], packs: &[Pack], policy: &PolicyDist) -> Result<Vec<PackScores>, EngineError> {
         let policy = Policy::new(policy, self.plan.head.n_out)?;
         let last = self.check_packs(packs, &policy)?;
-        let panels = self.pool.panels(&self.plan, weights, false)?;
+        let panels = self.pool.panels(&self.plan, weights, self.threads)?;
         let rope = self.pool.rope(&self.plan, last);
         let order: Vec<usize> = (0..packs.len()).collect();
         let parts = batches(packs, &order);
+        let inner = self.threads / parts.len().clamp(1, self.threads);
         let results = parallel(self.threads, parts.len(), |i| {
             let members = &order[parts[i].clone()];
             let (batch, mut scores) = self.batch(packs, members, &rope);
             let w = panels.weights(weights);
-            self.pool.with_workspace(|ws| self.plan.score(&w, &batch, &policy, &mut scores, ws))?;
+            let score = |ws: &mut _| self.plan.score(&w, &batch, &policy, &mut scores, ws);
+            with_threads(inner, || self.pool.with_workspace(score))?;
             Ok(scores)
         })?;
         Ok(results.into_iter().flatten().collect())
@@ -99,6 +112,43 @@ impl Engine {
             }
         }
         Ok(last)
+    }
+}
+
+/// Takes the frozen weights over, then becomes an [`Engine`].
+pub struct Loader {
+    plan: Plan,
+    parts: Partition,
+    filler: Filler,
+    threads: usize,
+}
+
+impl Loader {
+    fn new(config: &ModelConfig, parts: Partition, bf16: bool, threads: usize) -> Result<Self, EngineError> {
+        if isa() == Isa::Baseline {
+            return Err(EngineError::Processor);
+        }
+        let (plan, threads) = (Plan::new(config, &parts)?, threads.max(1));
+        let filler = Filler::new(&plan, &parts, bf16, threads);
+        Ok(Self { plan, parts, filler, threads })
+    }
+
+    /// Takes a frozen tensor over; a name that is not among the frozen ones is left alone.
+    ///
+    /// # Errors
+    /// A tensor of another size.
+    pub fn put(&mut self, name: &str, tensor: &RawTensor) -> Result<(), EngineError> {
+        self.parts.frozen.get(name).map_or(Ok(()), |entry| self.filler.put(entry, tensor))
+    }
+
+    /// The engine, once every frozen tensor was put.
+    ///
+    /// # Errors
+    /// Names a tensor that did not come.
+    pub fn finish(self) -> Result<Engine, EngineError> {
+        let frozen: Frozen = self.filler.finish(&self.parts)?;
+        let pool = Arc::new(Pool::new(&self.plan, &self.parts, frozen));
+        Ok(Engine { plan: Arc::new(self.plan), pool, parts: Arc::new(self.parts), threads: self.threads })
     }
 }
 

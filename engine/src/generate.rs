@@ -1,17 +1,17 @@
 //! Sampling: each prompt prefilled once (images encoded once), then all rows of all groups decoded together; finished rows leave.
 //! A row's tokens and log-probs are a function of weights, prompt and sample key alone.
 
-use crate::block::MlpBuffers;
+use crate::block::{BlockScratch, Hidden, Projected};
 use crate::engine::{Engine, parallel};
 use crate::error::EngineError;
-use crate::families::qwen2_5_vl::batch::{Batch, check_prompt};
-use crate::families::qwen2_5_vl::head::{HeadBuffers, Policy, log_prob};
-use crate::families::qwen2_5_vl::model::Workspace;
-use crate::families::qwen2_5_vl::plan::Plan;
 use crate::kernels::attention::attend_step;
 use crate::kernels::gemm::grow;
 use crate::kv::{OwnKv, PrefixKv};
-use crate::linear::Weights;
+use crate::model::batch::{Batch, check_prompt};
+use crate::model::forward::{Reach, Workspace};
+use crate::model::head::{HeadBuffers, Policy, log_prob};
+use crate::model::plan::Plan;
+use crate::params::Weights;
 use crate::rope_table::RopeTable;
 use crate::sampling::{DrawRow, DrawScratch, check, draw};
 use crate::types::{GenRequest, Sample};
@@ -68,7 +68,7 @@ impl Engine {
             last = last.max(check_prompt(plan, g.prompt, g.sampling.max_new_tokens as usize)?);
         }
         let policies = groups.iter().map(|g| Policy::new(&g.policy, plan.head.n_out)).collect::<Result<Vec<_>, _>>()?;
-        let panels = self.pool.panels(plan, weights, false)?;
+        let panels = self.pool.panels(plan, weights, self.threads)?;
         let rope = self.pool.rope(plan, last);
         let mut job = Job {
             plan,
@@ -124,12 +124,11 @@ fn prefill_parts(groups: &[GenRequest], threads: usize) -> Vec<std::ops::Range<u
 #[derive(Default)]
 struct StepBuffers {
     x: Vec<f32>,
-    rstd: Vec<f32>,
     h: Vec<f32>,
-    qkv: Vec<f32>,
+    projected: Projected,
     att: Vec<f32>,
-    gate_up: Vec<f32>,
-    act: Vec<f32>,
+    hidden: Hidden,
+    block: BlockScratch,
     scores: Vec<f32>,
     cos: Vec<f32>,
     sin: Vec<f32>,
@@ -147,7 +146,7 @@ impl Job<'_> {
         }
         let runs: Vec<_> = batch.packs.iter().filter_map(|p| p.prefix).collect();
         let mut kv: Vec<PrefixKv> = runs.iter().map(|_| PrefixKv::default()).collect();
-        self.plan.forward(&self.weights, &batch, ws, false, &mut |layer, qkv| {
+        self.plan.forward(&self.weights, &batch, ws, Reach::NONE, &mut |layer, qkv| {
             let block = &self.plan.blocks[layer];
             for (kv, run) in kv.iter_mut().zip(&runs) {
                 kv.push(block.heads, run.len, &qkv[run.start * block.qkv.n_out..], block.qkv.n_out);
@@ -217,16 +216,17 @@ impl Job<'_> {
         }
         for (layer, block) in self.plan.blocks.iter().enumerate() {
             let (ld, ldo) = (block.qkv.n_out, block.out.n_in);
-            block.project(w, n, &b.cos, &b.sin, &b.x, &mut b.rstd, &mut b.h, &mut b.qkv);
+            block.project(w, n, &b.cos, &b.sin, &b.x, &mut b.projected, &mut b.h, false);
+            let qkv = &b.projected.qkv;
             for (r, &slot) in alive.iter().enumerate() {
-                own.append(layer, slot, t, &b.qkv[r * ld..(r + 1) * ld]);
+                own.append(layer, slot, t, &qkv[r * ld..(r + 1) * ld]);
             }
             grow(&mut b.att, n * ldo);
             let mut at = 0;
             for part in alive.chunk_by(|&a, &c| rows[a].group == rows[c].group) {
                 let prefix = &self.prefilled[rows[part[0]].group].kv;
                 attend_step(
-                    &b.qkv[at * ld..],
+                    &qkv[at * ld..],
                     ld,
                     part.len(),
                     block.heads,
@@ -238,8 +238,7 @@ impl Job<'_> {
                 );
                 at += part.len();
             }
-            let mut buffers = MlpBuffers { rstd: &mut b.rstd, h: &mut b.h, gate_up: &mut b.gate_up, act: &mut b.act };
-            block.finish(w, n, &b.att, &mut b.x[..n * d], &mut buffers, |_| {});
+            block.finish(w, n, &b.att, &mut b.x[..n * d], &mut b.hidden, &mut b.block, |_| {});
         }
     }
 

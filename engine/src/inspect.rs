@@ -2,8 +2,11 @@
 
 use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::families::qwen2_5_vl::batch::{Batch, check_prompt};
-use crate::families::qwen2_5_vl::windows::VisionRows;
+use crate::model::batch::{Batch, check_prompt};
+use crate::model::forward::Reach;
+use crate::model::vision::Stage;
+use crate::model::vision_rows::VisionRows;
+use crate::tape::Keep;
 use quorum_model::{EncodedImage, EncodedPrompt};
 
 /// Stages of the vision tower.
@@ -11,10 +14,12 @@ use quorum_model::{EncodedImage, EncodedPrompt};
 pub struct VisionTrace {
     /// \[patches, hidden\], in input order.
     pub patch_embed: Vec<f32>,
-    /// Output of every block \[patches, hidden\], in window order.
+    /// Output of every block \[patches, hidden\], in the order of the tower's rows: raster, or windows.
     pub blocks: Vec<Vec<f32>>,
     /// Merged tokens \[units, out_hidden\], in raster order.
     pub out: Vec<f32>,
+    /// What each deepstack merger adds to the decoder's states \[units, out_hidden\], in raster order.
+    pub deepstack: Vec<Vec<f32>>,
 }
 
 impl Engine {
@@ -24,13 +29,13 @@ impl Engine {
     /// A prompt that does not fit the model.
     pub fn logits(&self, weights: &[f32], prompt: &EncodedPrompt) -> Result<Vec<f32>, EngineError> {
         let last = check_prompt(&self.plan, prompt, 0)?;
-        let panels = self.pool.panels(&self.plan, weights, false)?;
+        let panels = self.pool.panels(&self.plan, weights, self.threads)?;
         let rope = self.pool.rope(&self.plan, last);
         let mut batch = Batch::default();
         batch.push(&self.plan, &rope, prompt, &[]);
         let w = panels.weights(weights);
         self.pool.with_workspace(|ws| {
-            self.plan.forward(&w, &batch, ws, false, &mut |_, _| {})?;
+            self.plan.forward(&w, &batch, ws, Reach::NONE, &mut |_, _| {})?;
             Ok(self.plan.logits(&w, &ws.x, batch.len(), &mut ws.head))
         })
     }
@@ -42,7 +47,7 @@ impl Engine {
     pub fn vision_trace(&self, weights: &[f32], images: &[&EncodedImage]) -> Result<VisionTrace, EngineError> {
         let vision =
             self.plan.vision.as_ref().ok_or_else(|| EngineError::Request("the model has no vision tower".into()))?;
-        let panels = self.pool.panels(&self.plan, weights, false)?;
+        let panels = self.pool.panels(&self.plan, weights, self.threads)?;
         let rows = VisionRows::new(&vision.config, images)?;
         let d = vision.config.hidden_size;
         let mut trace = VisionTrace { patch_embed: vec![0.0; rows.n * d], ..VisionTrace::default() };
@@ -52,10 +57,10 @@ impl Engine {
                 &rows,
                 images,
                 &mut ws.vision,
-                false,
+                Keep::Nothing,
                 &mut ws.scratch,
                 &mut |stage, x| {
-                    if stage > 0 {
+                    if stage == Stage::Block {
                         trace.blocks.push(x.to_vec());
                         return;
                     }
@@ -64,7 +69,9 @@ impl Engine {
                     }
                 },
             );
-            trace.out = ws.vision.out[..rows.units() * self.plan.hidden()].to_vec();
+            let n = rows.units() * self.plan.hidden();
+            trace.out = ws.vision.main.out[..n].to_vec();
+            trace.deepstack = ws.vision.deep.iter().map(|d| d.out[..n].to_vec()).collect();
         });
         Ok(trace)
     }

@@ -2,6 +2,7 @@
 
 use crate::kernels::attention::{Heads, Segment};
 use crate::kernels::gemm::{NR, Panels, pack_rows, pack_transposed, padded};
+use crate::kernels::numbers::Values;
 
 /// Keys and values of a prompt, per layer and kv head, ready for the attention kernel.
 #[derive(Default)]
@@ -81,7 +82,7 @@ impl OwnKv {
         let (k, v) = self.place(slot, g);
         let store = &self.layers[layer];
         let end = k + self.capacity * (self.heads.hd + padded(self.heads.hd));
-        let values = Panels { data: &store[v..end], stride: self.capacity * NR };
+        let values = Panels { data: Values::F32(&store[v..end]), stride: self.capacity * NR };
         Segment { k: Panels::new(&store[k..v], self.heads.hd), v: values, len, first: None }
     }
 }

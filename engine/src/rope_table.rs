@@ -1,6 +1,6 @@
 //! cos and sin by position, computed once, and how the three axes of multimodal rope pick from them.
 
-use crate::kernels::rope::{cos_sin, inverse_frequencies};
+use crate::kernels::rope::cos_sin;
 use quorum_model::TextConfig;
 
 /// Rotary table of the decoder: `head_dim / 2` frequencies a position.
@@ -17,15 +17,12 @@ impl RopeTable {
     /// Positions `0..positions`.
     pub fn new(config: &TextConfig, positions: usize) -> Self {
         let half = config.head_dim / 2;
-        let axis = if config.mrope_section.is_empty() {
-            vec![0; half]
-        } else {
-            config.mrope_section.iter().enumerate().flat_map(|(a, &n)| std::iter::repeat_n(a as u8, n)).collect()
-        };
-        let frequencies = inverse_frequencies(config.head_dim, config.rope_theta);
+        // Rounded to f32 as the reference does.
+        let frequencies: Vec<f32> = config.rope_frequencies().into_iter().map(|f| f as f32).collect();
+        let amplitude = config.rope_scaling.amplitude() as f32;
         let both = (0..positions).flat_map(|p| frequencies.iter().map(move |&f| cos_sin(p as i32, f)));
-        let (cos, sin) = both.unzip();
-        Self { half, axis, cos, sin }
+        let (cos, sin) = both.map(|(c, s)| (c * amplitude, s * amplitude)).unzip();
+        Self { half, axis: config.rope_axes(), cos, sin }
     }
 
     /// Positions in the table.

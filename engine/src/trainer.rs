@@ -2,9 +2,11 @@
 
 use crate::engine::{Engine, batches, parallel};
 use crate::error::EngineError;
-use crate::families::qwen2_5_vl::head::Policy;
 use crate::kernels::norm::add_assign;
+use crate::kernels::threads::{share_slices, with_threads};
+use crate::model::head::Policy;
 use crate::optim::{StepFactors, adamw, sum_of_squares};
+use crate::params::Grads;
 use crate::types::{AdamW, OptimState, Pack, PackScores, PolicyDist, StepStats};
 use std::sync::{Mutex, PoisonError};
 
@@ -15,6 +17,7 @@ pub type Objective<'a> = dyn Fn(usize, &PackScores) -> Vec<Vec<f32>> + Sync + 'a
 pub struct Trainer {
     engine: Engine,
     optim: AdamW,
+    checkpointing: bool,
     /// Gradient slab of each lane.
     lanes: Vec<Vec<f32>>,
     /// Whether lanes past the first hold anything.
@@ -28,8 +31,15 @@ impl Trainer {
     /// `lanes` is part of the result (sums are taken lane by lane): choose it once for a run, not by the machine.
     pub fn new(engine: Engine, lanes: usize, optim: AdamW) -> Self {
         let n = engine.layout().total();
-        let lanes = vec![vec![0.0; n]; lanes.max(1)];
-        Self { engine, optim, lanes, spread: false, m: vec![0.0; n], v: vec![0.0; n], t: 0 }
+        // Each allocated as zeros: memory that is never written is never resident.
+        let lanes = (0..lanes.max(1)).map(|_| vec![0.0; n]).collect();
+        Self { engine, optim, checkpointing: false, lanes, spread: false, m: vec![0.0; n], v: vec![0.0; n], t: 0 }
+    }
+
+    /// Keeps only each block's input for the backward pass and computes the rest again; no bit of the result changes.
+    pub fn with_checkpointing(mut self, on: bool) -> Self {
+        self.checkpointing = on;
+        self
     }
 
     /// The engine whose kernels compute everything.
@@ -67,23 +77,28 @@ impl Trainer {
         let engine = &self.engine;
         let policy = Policy::new(policy, engine.plan.head.n_out)?;
         let last = engine.check_packs(packs, &policy)?;
-        let panels = engine.pool.panels(&engine.plan, weights, true)?;
+        let panels = engine.pool.panels(&engine.plan, weights, engine.threads)?;
         let w = panels.weights(weights);
         let rope = engine.pool.rope(&engine.plan, last);
         let count = self.lanes.len();
         self.spread |= packs.len() > 1 && count > 1;
         let lanes: Vec<Mutex<&mut Vec<f32>>> = self.lanes.iter_mut().map(Mutex::new).collect();
-        let done = parallel(engine.threads, count.min(packs.len()), |lane| {
-            let mut grads = lanes[lane].lock().unwrap_or_else(PoisonError::into_inner);
+        let busy = count.min(packs.len());
+        // With fewer lanes than threads, the others help inside the products.
+        let inner = engine.threads / busy.clamp(1, engine.threads);
+        let done = parallel(engine.threads, busy, |lane| {
+            let mut slab = lanes[lane].lock().unwrap_or_else(PoisonError::into_inner);
+            let mut grads = Grads::new(&mut slab);
             let order: Vec<usize> = (lane..packs.len()).step_by(count).collect();
             let mut all = Vec::with_capacity(order.len());
             for part in batches(packs, &order) {
                 let members = &order[part];
                 let (batch, mut scores) = engine.batch(packs, members, &rope);
                 let ask = |k: usize, s: &PackScores| checked(members[k], objective(members[k], s), s);
-                engine
-                    .pool
-                    .with_workspace(|ws| engine.plan.train(&w, &batch, &policy, &mut scores, &ask, &mut grads, ws))?;
+                let train = |ws: &mut _| {
+                    engine.plan.train(&w, &batch, &policy, &mut scores, &ask, &mut grads, self.checkpointing, ws)
+                };
+                with_threads(inner, || engine.pool.with_workspace(train))?;
                 all.extend(scores);
             }
             Ok(all)
@@ -147,7 +162,8 @@ impl Trainer {
         let clipped = factor < 1.0;
         self.t += 1;
         let factors = StepFactors::new(&self.optim, learning_rate, self.t, if clipped { factor as f32 } else { 1.0 });
-        adamw(&self.optim, factors, weights, &mut self.lanes[0], &mut self.m, &mut self.v);
+        let slabs = [weights, &mut self.lanes[0], &mut self.m, &mut self.v];
+        share_slices(self.engine.threads, slabs, |[w, g, m, v]| adamw(&self.optim, factors, w, g, m, v));
         Ok(StepStats { grad_norm, clipped, finite: true })
     }
 

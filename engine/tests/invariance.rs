@@ -1,8 +1,10 @@
 //! D1 and D2: a sample does not depend on batch, order or threads, and its log-probs are the training forward's, bit for bit.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
-use common::{bits, model};
+use common::{Model, bits, model, model_of};
 use quorum_core::types::Finish;
 use quorum_engine::{AdamW, EngineError, GenRequest, PackScores, Sample, Trainer};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,9 +13,15 @@ fn logprobs(samples: &[Vec<Sample>]) -> Vec<Vec<u32>> {
     bits(samples.iter().flatten().map(|s| &s.logprobs))
 }
 
+/// Every shape of block: biases, qk-norm, LayerNorm towers, windows, deepstack.
+const SHAPES: [&str; 4] = ["qwen2_5_vl", "qwen3_text", "qwen2_vl", "qwen3_vl"];
+
 #[test]
 fn rollout_logprobs_are_the_training_forwards_bit_for_bit() {
-    let m = model();
+    SHAPES.iter().for_each(|name| rollout_is_training(&model_of(name)));
+}
+
+fn rollout_is_training(m: &Model) {
     let groups = m.requests();
     let samples = m.generate(2, &groups);
     let tokens: usize = samples.iter().flatten().map(|s| s.tokens.len()).sum();
@@ -30,7 +38,10 @@ fn rollout_logprobs_are_the_training_forwards_bit_for_bit() {
 
 #[test]
 fn samples_do_not_depend_on_threads_batch_or_order() {
-    let m = model();
+    SHAPES.iter().for_each(|name| samples_depend_on_nothing_else(&model_of(name)));
+}
+
+fn samples_depend_on_nothing_else(m: &Model) {
     let groups = m.requests();
     let together = m.generate(1, &groups);
     for threads in [2, 3, 7] {
@@ -53,7 +64,10 @@ fn samples_do_not_depend_on_threads_batch_or_order() {
 
 #[test]
 fn scores_do_not_depend_on_company() {
-    let m = model();
+    SHAPES.iter().for_each(|name| scores_depend_on_nothing_else(&model_of(name)));
+}
+
+fn scores_depend_on_nothing_else(m: &Model) {
     let groups = m.requests();
     let samples = m.generate(2, &groups);
     let packs = m.packs(&groups, &samples);

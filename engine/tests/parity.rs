@@ -21,3 +21,28 @@ fn qwen2_5_vl_agrees_with_transformers() {
 fn qwen2_text_agrees_with_transformers() {
     all_ok("qwen2_text", 45);
 }
+
+#[test]
+fn qwen3_text_agrees_with_transformers() {
+    all_ok("qwen3_text", 45);
+}
+
+#[test]
+fn qwen2_vl_agrees_with_transformers() {
+    all_ok("qwen2_vl", 120);
+}
+
+#[test]
+fn qwen3_vl_agrees_with_transformers() {
+    all_ok("qwen3_vl", 125);
+}
+
+#[test]
+fn llama_text_agrees_with_transformers() {
+    all_ok("llama_text", 45);
+}
+
+#[test]
+fn llama_with_scaled_rope_and_biases_agrees_with_transformers() {
+    all_ok("llama_rope", 45);
+}

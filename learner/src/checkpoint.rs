@@ -4,7 +4,7 @@
 
 use quorum_core::digest::{Sha256, sha256_hex, slab_digest};
 use quorum_engine::OptimState;
-use quorum_model::{Layout, ModelError, load_safetensors, load_slabs, save_safetensors, save_slabs};
+use quorum_model::{ModelError, Partition, load_safetensors, load_slabs, save_safetensors, save_slabs};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,6 +12,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 const MODEL: &str = "model.safetensors";
+const ADAPTER: &str = "adapter.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const MANIFEST: &str = "MANIFEST.json";
@@ -52,7 +53,7 @@ pub struct State {
     pub step: u64,
     /// Optimiser steps taken.
     pub adam_steps: u64,
-    /// SHA-256 of the weights slab.
+    /// SHA-256 of the trainable slab, f32.
     pub weights_sha256: String,
     pub run_id: String,
     pub config_digest: String,
@@ -75,6 +76,11 @@ pub struct Written {
     pub bytes: u64,
 }
 
+/// The file of the trainable weights.
+fn weights_file(parts: &Partition) -> &'static str {
+    if parts.lora.is_some() { ADAPTER } else { MODEL }
+}
+
 /// `step-000042`.
 pub fn name_of(step: u64) -> String {
     format!("step-{step:06}")
@@ -86,7 +92,7 @@ pub fn name_of(step: u64) -> String {
 /// Names the file that could not be written; nothing under the final name has changed then.
 pub fn write(
     run_dir: &Path,
-    layout: &Layout,
+    parts: &Partition,
     state: &State,
     weights: &[f32],
     optim: OptimState<'_>,
@@ -96,13 +102,14 @@ pub fn write(
     let (temporary, target) = (parent.join(format!(".tmp-{name}-{}", std::process::id())), parent.join(&name));
     remove(&temporary)?;
     fs::create_dir_all(&temporary).map_err(io(&temporary, "create it"))?;
-    save_safetensors(&temporary.join(MODEL), layout, weights)?;
+    let (layout, file) = (&parts.trainable, weights_file(parts));
+    save_safetensors(&temporary.join(file), layout, weights)?;
     save_slabs(&temporary.join(OPTIMIZER), layout, &[(MOMENTS[0], optim.m), (MOMENTS[1], optim.v)])?;
     let text = serde_json::to_vec_pretty(state).map_err(|e| damaged(&temporary, e.to_string()))?;
     write_durable(&temporary.join(STATE), &text)?;
     sync_directory(&temporary)?;
     let mut manifest = Manifest { files: BTreeMap::new() };
-    for file in [MODEL, OPTIMIZER, STATE] {
+    for file in [file, OPTIMIZER, STATE] {
         manifest.files.insert(file.to_owned(), measure(&temporary.join(file))?);
     }
     let text = serde_json::to_vec_pretty(&manifest).map_err(|e| damaged(&temporary, e.to_string()))?;
@@ -119,12 +126,13 @@ pub fn write(
 ///
 /// # Errors
 /// `Damaged` says what is missing or differs; never a panic, whatever the files hold.
-pub fn load(run_dir: &Path, name: &str, layout: &Layout) -> Result<Loaded, CheckpointError> {
+pub fn load(run_dir: &Path, name: &str, parts: &Partition) -> Result<Loaded, CheckpointError> {
     let digits = name.strip_prefix("step-").unwrap_or_default();
     let step: u64 =
         digits.parse().ok().filter(|_| digits.len() >= 6).ok_or_else(|| CheckpointError::Name(name.to_owned()))?;
     let dir = run_dir.join("checkpoints").join(name);
-    verify(&dir)?;
+    let (layout, file) = (&parts.trainable, weights_file(parts));
+    verify(&dir, file)?;
     let text = fs::read(dir.join(STATE)).map_err(io(&dir, "read state.json"))?;
     let state: State = serde_json::from_slice(&text).map_err(|e| damaged(&dir, format!("{STATE}: {e}")))?;
     if state.format != FORMAT {
@@ -133,7 +141,7 @@ pub fn load(run_dir: &Path, name: &str, layout: &Layout) -> Result<Loaded, Check
     if state.step != step {
         return Err(damaged(&dir, format!("{STATE} says step {}", state.step)));
     }
-    let weights = load_safetensors(&dir.join(MODEL), layout)?;
+    let weights = load_safetensors(&dir.join(file), layout)?;
     let mut moments = load_slabs(&dir.join(OPTIMIZER), layout, &MOMENTS)?.into_iter();
     let (Some(m), Some(v)) = (moments.next(), moments.next()) else {
         return Err(damaged(&dir, format!("{OPTIMIZER} lacks a moment")));
@@ -145,10 +153,36 @@ pub fn load(run_dir: &Path, name: &str, layout: &Layout) -> Result<Loaded, Check
     Ok(Loaded { state, weights, m, v })
 }
 
-/// The first of `names` that verifies; each that does not is named in the log.
-pub fn load_newest(run_dir: &Path, names: &[String], layout: &Layout) -> Option<Loaded> {
+/// The run a checkpoint must be of.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    pub run_id: &'a str,
+    pub config_digest: &'a str,
+}
+
+impl Origin<'_> {
+    /// A directory copied from another run, or from one with other settings, is whole and wrong all the same.
+    fn check(&self, dir: &Path, loaded: Loaded) -> Result<Loaded, CheckpointError> {
+        let state = &loaded.state;
+        for (what, found, wanted) in
+            [("run", &state.run_id, self.run_id), ("configuration", &state.config_digest, self.config_digest)]
+        {
+            if found != wanted {
+                return Err(damaged(
+                    dir,
+                    format!("it is of {what} {found}, this is {what} {wanted}; put the run's own back"),
+                ));
+            }
+        }
+        Ok(loaded)
+    }
+}
+
+/// The first of `names` that verifies and is of this run; each that does not is named in the log.
+pub fn load_newest(run_dir: &Path, names: &[String], parts: &Partition, origin: Origin<'_>) -> Option<Loaded> {
     for name in names {
-        match load(run_dir, name, layout) {
+        let dir = run_dir.join("checkpoints").join(name);
+        match load(run_dir, name, parts).and_then(|loaded| origin.check(&dir, loaded)) {
             Ok(loaded) => return Some(loaded),
             Err(error) => tracing::warn!(%error, "checkpoint not used; falling back to an older one"),
         }
@@ -169,11 +203,11 @@ pub fn state(step: u64, adam_steps: u64, weights_sha256: &str, run_id: &str, con
 }
 
 /// Checks every file of the manifest.
-fn verify(dir: &Path) -> Result<(), CheckpointError> {
+fn verify(dir: &Path, weights: &str) -> Result<(), CheckpointError> {
     let path = dir.join(MANIFEST);
     let text = fs::read(&path).map_err(io(&path, "read it"))?;
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| damaged(dir, format!("{MANIFEST}: {e}")))?;
-    for file in [MODEL, OPTIMIZER, STATE] {
+    for file in [weights, OPTIMIZER, STATE] {
         let promised = manifest.files.get(file).ok_or_else(|| damaged(dir, format!("{MANIFEST} lacks {file}")))?;
         let found = measure(&dir.join(file))?;
         if found.bytes != promised.bytes {

@@ -1,19 +1,21 @@
 //! Damage of every kind is found, and the newest checkpoint that is whole is the one loaded.
 
 use super::*;
+use quorum_model::Layout;
 
-fn layout() -> Layout {
-    Layout::new([("a.weight".to_owned(), vec![8, 16]), ("b.bias".to_owned(), vec![5])])
+fn parts() -> Partition {
+    let tensors = [("a.weight".to_owned(), vec![8, 16]), ("b.bias".to_owned(), vec![5])];
+    Partition::full(std::sync::Arc::new(Layout::new(tensors)))
 }
 
 fn slab(seed: f32) -> Vec<f32> {
-    (0..layout().total()).map(|i| (i as f32 * 0.37 + seed).sin()).collect()
+    (0..parts().trainable.total()).map(|i| (i as f32 * 0.37 + seed).sin()).collect()
 }
 
 fn write_step(dir: &Path, step: u64) -> Written {
     let (w, m, v) = (slab(step as f32), slab(0.5), slab(0.25));
     let state = state(step, step * 2, &slab_digest(&w), "run", "config");
-    write(dir, &layout(), &state, &w, OptimState { m: &m, v: &v, t: step * 2 }).unwrap()
+    write(dir, &parts(), &state, &w, OptimState { m: &m, v: &v, t: step * 2 }).unwrap()
 }
 
 #[test]
@@ -23,7 +25,7 @@ fn a_checkpoint_comes_back_bit_for_bit() {
     assert_eq!(written.name, "step-000007");
     let manifest = fs::read(dir.path().join("checkpoints/step-000007/MANIFEST.json")).unwrap();
     assert_eq!(written.manifest_sha256, sha256_hex(&manifest));
-    let loaded = load(dir.path(), "step-000007", &layout()).unwrap();
+    let loaded = load(dir.path(), "step-000007", &parts()).unwrap();
     assert_eq!((loaded.weights, loaded.m, loaded.v), (slab(7.0), slab(0.5), slab(0.25)));
     assert_eq!((loaded.state.step, loaded.state.adam_steps), (7, 14));
     let names: Vec<_> = fs::read_dir(dir.path().join("checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -36,7 +38,7 @@ fn writing_again_replaces() {
     fs::create_dir_all(dir.path().join("checkpoints/.tmp-step-000003/old")).unwrap();
     let first = write_step(dir.path(), 3);
     assert_eq!(first, write_step(dir.path(), 3), "the same state gives the same bytes");
-    assert!(load(dir.path(), "step-000003", &layout()).is_ok());
+    assert!(load(dir.path(), "step-000003", &parts()).is_ok());
 }
 
 #[test]
@@ -53,14 +55,14 @@ fn every_flipped_byte_and_every_truncation_is_found() {
             fs::write(&path, &bad).unwrap();
             // White space of the manifest itself carries no meaning.
             let harmless = file == MANIFEST && equal_meaning(&good, &bad);
-            assert_eq!(load(dir.path(), "step-000001", &layout()).is_ok(), harmless, "{file} byte {i}");
+            assert_eq!(load(dir.path(), "step-000001", &parts()).is_ok(), harmless, "{file} byte {i}");
             fs::write(&path, &good[..i]).unwrap();
-            assert!(load(dir.path(), "step-000001", &layout()).is_err(), "{file} cut at {i}");
+            assert!(load(dir.path(), "step-000001", &parts()).is_err(), "{file} cut at {i}");
         }
         fs::remove_file(&path).unwrap();
-        assert!(load(dir.path(), "step-000001", &layout()).is_err(), "{file} missing");
+        assert!(load(dir.path(), "step-000001", &parts()).is_err(), "{file} missing");
         fs::write(&path, &good).unwrap();
-        assert!(load(dir.path(), "step-000001", &layout()).is_ok());
+        assert!(load(dir.path(), "step-000001", &parts()).is_ok());
     }
 }
 
@@ -76,14 +78,19 @@ fn the_newest_whole_one_is_loaded() {
         write_step(dir.path(), step);
     }
     let names: Vec<String> = [6, 4, 2].map(name_of).to_vec();
-    let newest = |names: &[String]| load_newest(dir.path(), names, &layout()).map(|l| l.state.step);
-    assert_eq!(newest(&names), Some(6));
+    let of = |run_id, config_digest| {
+        let origin = Origin { run_id, config_digest };
+        load_newest(dir.path(), &names, &parts(), origin).map(|l| l.state.step)
+    };
+    assert_eq!((of("another", "config"), of("run", "another")), (None, None), "whole, but of another run");
+    let newest = || of("run", "config");
+    assert_eq!(newest(), Some(6));
     fs::remove_file(dir.path().join("checkpoints/step-000006/MANIFEST.json")).unwrap();
-    assert_eq!(newest(&names), Some(4));
+    assert_eq!(newest(), Some(4));
     fs::write(dir.path().join("checkpoints/step-000004/optimizer.safetensors"), b"").unwrap();
-    assert_eq!(newest(&names), Some(2));
+    assert_eq!(newest(), Some(2));
     fs::remove_dir_all(dir.path().join("checkpoints/step-000002")).unwrap();
-    assert_eq!(newest(&names), None);
+    assert_eq!(newest(), None);
 }
 
 #[test]
@@ -91,10 +98,10 @@ fn another_model_or_a_strange_name_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     write_step(dir.path(), 1);
     let other = Layout::new([("a.weight".to_owned(), vec![16, 8]), ("b.bias".to_owned(), vec![5])]);
-    assert!(load(dir.path(), "step-000001", &other).is_err());
+    assert!(load(dir.path(), "step-000001", &Partition::full(std::sync::Arc::new(other))).is_err());
     for name in ["../step-000001", "step-1", "step-000001/..", "", "step-00000x"] {
-        assert!(matches!(load(dir.path(), name, &layout()), Err(CheckpointError::Name(_))), "{name}");
+        assert!(matches!(load(dir.path(), name, &parts()), Err(CheckpointError::Name(_))), "{name}");
     }
     fs::rename(dir.path().join("checkpoints/step-000001"), dir.path().join("checkpoints/step-000009")).unwrap();
-    assert!(load(dir.path(), "step-000009", &layout()).unwrap_err().to_string().contains("says step 1"));
+    assert!(load(dir.path(), "step-000009", &parts()).unwrap_err().to_string().contains("says step 1"));
 }

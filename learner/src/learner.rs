@@ -9,7 +9,7 @@ use crate::metrics::{self, StepRecord, Timer};
 use crate::objective::{BatchLosses, GradientBatch, LogProbs, Rule, mismatch};
 use crate::{publish, reference};
 use quorum_core::config::{ObjectiveKind, RunConfig};
-use quorum_core::digest::slab_digest;
+use quorum_core::digest::{policy_digest, slab_digest};
 use quorum_engine::{EngineError, PolicyDist, StepStats, Trainer};
 use quorum_model::Checkpoint;
 use quorum_proto::v1;
@@ -28,10 +28,11 @@ pub struct Learner {
     pub(crate) trainer: Trainer,
     pub(crate) rule: Rule,
     pub(crate) policy: PolicyDist,
-    /// Weights of version `step`.
+    /// Trainable weights of version `step`, f32 masters.
     pub(crate) weights: Arc<Vec<f32>>,
+    /// Of the weights as published.
     pub(crate) digest: String,
-    /// Weights of version 0, held while β > 0.
+    /// Those of version 0, held while β > 0. With adapters that is little: the base is the frozen part of both.
     pub(crate) start: Option<Vec<f32>>,
     pub(crate) step: u64,
     pub(crate) run_dir: PathBuf,
@@ -185,7 +186,7 @@ impl Learner {
         if self.weights.iter().any(|w| !w.is_finite()) {
             return Err(LearnerError::NotFinite { step: batch.step });
         }
-        self.digest = slab_digest(&self.weights);
+        self.digest = policy_digest(&self.weights, self.config.train.precision);
         if batch.is_replay() && batch.expected_digest != self.digest {
             return Err(LearnerError::Replay {
                 step: batch.step,
@@ -207,8 +208,10 @@ impl Learner {
         }
         let start = Instant::now();
         let (reply, optim) = (&self.connection.session.reply, self.trainer.state());
-        let state = checkpoint::state(self.step, optim.t, &self.digest, &reply.run_id, &reply.config_digest);
-        let written = checkpoint::write(&self.run_dir, &self.model.layout, &state, &self.weights, optim)?;
+        let state =
+            checkpoint::state(self.step, optim.t, &slab_digest(&self.weights), &reply.run_id, &reply.config_digest);
+        let parts = self.trainer.engine().partition().clone();
+        let written = checkpoint::write(&self.run_dir, &parts, &state, &self.weights, optim)?;
         self.timer.add("checkpoint", start);
         metrics::checkpointed(start.elapsed(), written.bytes);
         Ok(Some(written))

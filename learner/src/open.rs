@@ -1,6 +1,6 @@
 //! Opening a learner: the model, the newest checkpoint that verifies, the reference policy.
 
-use crate::checkpoint;
+use crate::checkpoint::{self, Origin};
 use crate::connection::Connection;
 use crate::error::LearnerError;
 use crate::learner::Learner;
@@ -8,9 +8,9 @@ use crate::metrics::Timer;
 use crate::objective::Rule;
 use crate::options::Options;
 use quorum_core::config::{ObjectiveKind, RunConfig};
-use quorum_core::digest::slab_digest;
+use quorum_core::digest::policy_digest;
 use quorum_engine::{AdamW, Engine, PolicyDist, Trainer};
-use quorum_model::Checkpoint;
+use quorum_model::{Checkpoint, FrozenSource, Partition};
 use quorum_proto::v1;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,32 +25,36 @@ impl Learner {
         let config = session.config.clone();
         let place = session.reply.learner.clone().unwrap_or_default();
         let (model_dir, run_dir) = (PathBuf::from(&place.model_dir), PathBuf::from(&place.run_dir));
-        let model = Checkpoint::open(&model_dir)?;
+        let model = Checkpoint::open(&model_dir)?.with_template_options((&config.template).into());
         same_files(&session.reply.model_files, &model, &model_dir)?;
         let threads = options.threads(&config);
         let at = |source| LearnerError::Engine { step: place.checkpoint_step, source };
-        let engine = Engine::new(&model.config, model.layout.clone(), threads).map_err(at)?;
-        let mut trainer = Trainer::new(engine, config.learner.lanes as usize, adamw(&config));
+        let (engine, stored) = engine(&model, &model_dir, &session.reply, &config, threads)?;
+        let parts = engine.partition().clone();
+        let trainer = Trainer::new(engine, config.learner.lanes as usize, adamw(&config));
+        let mut trainer = trainer.with_checkpointing(config.train.checkpointing);
         let rule = Rule::of(&config.objective);
         let names: Vec<String> = [place.checkpoint.clone()]
             .into_iter()
             .chain(place.older.iter().map(|c| c.name.clone()))
             .filter(|n| !n.is_empty())
             .collect();
-        let loaded = checkpoint::load_newest(&run_dir, &names, &model.layout);
+        let origin = Origin { run_id: &session.reply.run_id, config_digest: &session.reply.config_digest };
+        let loaded = checkpoint::load_newest(&run_dir, &names, &parts, origin);
         let mut start = None;
         if loaded.is_none() || rule.needs_reference() {
-            start = Some(start_weights(&model, &model_dir, &session.reply.start_weights_digest)?);
+            start = Some(start_weights(&stored, &parts, &model_dir, &session.reply.start_weights_digest, &config)?);
         }
         let (weights, step) = match loaded {
             Some(loaded) => {
                 trainer.restore(loaded.m, loaded.v, loaded.state.adam_steps).map_err(at)?;
                 (loaded.weights, loaded.state.step)
             }
-            None => (start.clone().unwrap_or_default(), 0),
+            None if rule.needs_reference() => (start.clone().unwrap_or_default(), 0),
+            None => (start.take().unwrap_or_default(), 0),
         };
         let policy = policy(&config, &model);
-        let digest = slab_digest(&weights);
+        let digest = policy_digest(&weights, config.train.precision);
         tracing::info!(step, committed = place.committed_steps, digest, threads, "learner ready");
         Ok(Self {
             start: start.filter(|_| rule.needs_reference()),
@@ -90,11 +94,43 @@ fn policy(config: &RunConfig, model: &Checkpoint) -> PolicyDist {
     }
 }
 
-/// The start weights, if they are those the run began with (an empty digest: it begins now).
-fn start_weights(model: &Checkpoint, dir: &Path, digest: &str) -> Result<Vec<f32>, LearnerError> {
-    let weights = model.load_weights()?;
+/// The engine with the frozen weights in place, and the model's files.
+fn engine(
+    model: &Checkpoint,
+    dir: &Path,
+    reply: &v1::JoinReply,
+    config: &RunConfig,
+    threads: usize,
+) -> Result<(Engine, FrozenSource), LearnerError> {
+    let parts = Partition::of(&model.config, &model.layout, &config.train)?;
+    let source = FrozenSource::new(model.stored()?, &parts);
+    if source.total() > 0 {
+        let found = source.digest();
+        if found != reply.frozen_digest {
+            let what = format!("its frozen weights have digest {found}, the run began with {}", reply.frozen_digest);
+            return Err(LearnerError::AnotherModel { dir: dir.display().to_string(), what });
+        }
+    }
+    let at = |source| LearnerError::Engine { step: 0, source };
+    let mut loader = Engine::loader(&model.config, parts, source.bf16(), threads).map_err(at)?;
+    source.visit(|entry, tensor| loader.put(&entry.name, &tensor).map_err(at))?;
+    Ok((loader.finish().map_err(at)?, source))
+}
+
+/// The trainable weights of version 0, if they are those the run began with (an empty digest: it begins now).
+fn start_weights(
+    source: &FrozenSource,
+    parts: &Partition,
+    dir: &Path,
+    digest: &str,
+    config: &RunConfig,
+) -> Result<Vec<f32>, LearnerError> {
+    let weights = match parts.lora {
+        Some(_) => parts.fresh_adapters(config.run.seed),
+        None => source.stored().load(&parts.trainable)?,
+    };
     if !digest.is_empty() {
-        let found = slab_digest(&weights);
+        let found = policy_digest(&weights, config.train.precision);
         if found != digest {
             let what = format!("its weights have digest {found}, the run began with {digest}");
             return Err(LearnerError::AnotherModel { dir: dir.display().to_string(), what });

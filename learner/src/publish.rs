@@ -3,7 +3,7 @@
 use crate::error::LearnerError;
 use futures::stream;
 use quorum_core::client::Session;
-use quorum_core::digest::f32_to_le;
+use quorum_core::digest::{policy_to_le, weight_size};
 use quorum_proto::v1;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,15 +45,17 @@ fn chunks(
     digest: String,
 ) -> impl Iterator<Item = v1::PublishChunk> + Send + use<> {
     let mut caller = Some(session.caller(format!("version-{version}")));
-    let values = (CHUNK.min(usize::try_from(session.reply.max_message_bytes / 2).unwrap_or(CHUNK)) / 4).max(1);
+    let precision = session.config.train.precision;
+    let size = weight_size(precision);
+    let values = (CHUNK.min(usize::try_from(session.reply.max_message_bytes / 2).unwrap_or(CHUNK)) / size).max(1);
     let count = weights.len().div_ceil(values);
     (0..count).map(move |i| {
         let part = weights.chunks(values).nth(i).unwrap_or_default();
-        let data = f32_to_le(part);
+        let data = policy_to_le(part, precision);
         let chunk = v1::WeightChunk {
             version,
-            offset: (i * values * 4) as u64,
-            total: weights.len() as u64 * 4,
+            offset: (i * values * size) as u64,
+            total: (weights.len() * size) as u64,
             chunk_digest: blake3::hash(&data).as_bytes().to_vec().into(),
             data: data.into(),
             weights_digest: digest.clone(),

@@ -5,8 +5,8 @@ use crate::durable::{write_directory, write_file};
 use crate::error::ModelError;
 use crate::json::parse_object;
 use crate::layout::Layout;
-use crate::processor::Processor;
-use crate::weights::{SaveDtype, ShardLimit, load_model, write_model};
+use crate::processor::{Processor, TemplateOptions};
+use crate::weights::{SaveDtype, ShardLimit, StoredWeights, write_model};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,22 @@ const SIDE_FILES: [&str; 15] = [
 ];
 /// Bytes a side file may have; Qwen's largest, tokenizer.json, has 7 MB.
 const MAX_SIDE_FILE: u64 = 64 << 20;
+
+/// How a model directory is written.
+#[derive(Debug, Clone)]
+pub struct SaveOptions {
+    pub dtype: SaveDtype,
+    /// Bytes of tensor data after which another file is begun.
+    pub shard_bytes: usize,
+    /// Further text files by name, such as README.md.
+    pub extra: Vec<(&'static str, String)>,
+}
+
+impl Default for SaveOptions {
+    fn default() -> Self {
+        Self { dtype: SaveDtype::Bf16, shard_bytes: ShardLimit::default().0, extra: Vec::new() }
+    }
+}
 
 /// Everything about a model but its weights, which [`Checkpoint::load_weights`] reads.
 #[derive(Debug, Clone)]
@@ -97,6 +113,12 @@ impl Checkpoint {
         Ok(Self { config, layout, processor, dir: None, side_files })
     }
 
+    /// The same checkpoint with these choices for the chat template.
+    pub fn with_template_options(mut self, options: TemplateOptions) -> Self {
+        self.processor = self.processor.with_template_options(options);
+        self
+    }
+
     /// Contents of config.json, tokenizer.json, chat_template.json, … by file name: everything but the weights.
     pub fn side_files(&self) -> &BTreeMap<String, Vec<u8>> {
         &self.side_files
@@ -107,17 +129,25 @@ impl Checkpoint {
         self.dir.as_deref()
     }
 
-    /// Reads the weights into a slab of [`Self::layout`].
+    /// The weights as they lie in the directory's files, headers checked.
     ///
     /// # Errors
-    /// Names the file and the tensors that are missing, unexpected, duplicate, misshapen or not finite; or the damage to the file.
-    pub fn load_weights(&self) -> Result<Vec<f32>, ModelError> {
+    /// As for [`Self::load_weights`], but for values that are not finite.
+    pub fn stored(&self) -> Result<StoredWeights, ModelError> {
         let dir = self.dir.as_deref().ok_or_else(|| ModelError::MissingFile {
             place: "checkpoint held in memory".to_owned(),
             file: "model.safetensors".to_owned(),
             remedy: "open the model directory instead, or fetch the weights from the coordinator".to_owned(),
         })?;
-        load_model(dir, &self.layout, self.config.tie_word_embeddings)
+        StoredWeights::open(dir, &self.layout, self.config.tie_word_embeddings)
+    }
+
+    /// Reads the weights into a slab of [`Self::layout`].
+    ///
+    /// # Errors
+    /// Names the file and the tensors that are missing, unexpected, duplicate, misshapen or not finite; or the damage to the file.
+    pub fn load_weights(&self) -> Result<Vec<f32>, ModelError> {
+        self.stored()?.load(&self.layout)
     }
 
     /// Writes a model directory that the Python ecosystem loads unchanged: weights under hub names and the side files as they were,
@@ -126,12 +156,24 @@ impl Checkpoint {
     /// # Errors
     /// The slab does not fit the layout, a value is not finite or does not fit the type, or the directory cannot be written.
     pub fn save(&self, dir: &Path, weights: &[f32], dtype: SaveDtype) -> Result<(), ModelError> {
+        self.save_with(dir, weights, &SaveOptions { dtype, ..SaveOptions::default() })
+    }
+
+    /// As [`Self::save`], with further choices.
+    ///
+    /// # Errors
+    /// As for [`Self::save`].
+    pub fn save_with(&self, dir: &Path, weights: &[f32], options: &SaveOptions) -> Result<(), ModelError> {
+        let dtype = options.dtype;
         write_directory(dir, |temporary| {
             for (name, bytes) in &self.side_files {
                 let renamed = if name == CONFIG { config_with_dtype(bytes, dtype)? } else { None };
                 write_file(&temporary.join(name), |out| Ok(out.write_all(renamed.as_ref().unwrap_or(bytes))?))?;
             }
-            write_model(temporary, &self.layout, weights, dtype, ShardLimit::default())
+            for (name, text) in &options.extra {
+                write_file(&temporary.join(name), |out| Ok(out.write_all(text.as_bytes())?))?;
+            }
+            write_model(temporary, &self.layout, weights, dtype, ShardLimit(options.shard_bytes))
         })
     }
 }

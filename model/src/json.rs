@@ -1,7 +1,8 @@
 //! Typed look-ups in untrusted JSON objects, with errors that carry the full key. Not a schema language.
 
 use crate::error::ModelError;
-use serde_json::{Map, Value};
+use serde_json::Map;
+pub(crate) use serde_json::Value;
 
 /// A JSON object together with where it came from.
 #[derive(Clone, Copy)]

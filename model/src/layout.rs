@@ -2,6 +2,8 @@
 
 mod families;
 
+pub(crate) use families::elements;
+
 use std::collections::HashMap;
 use std::ops::Range;
 

@@ -1,14 +1,19 @@
 //! Text and images → model input: chat template, tokenizer, image patches, image-token expansion and positions together.
 
+mod length;
+mod options;
+
+pub use length::PromptLength;
+pub use options::TemplateOptions;
+
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::json::parse_object;
 use crate::pixels::{EncodedImage, ImageProcessor};
 use crate::positions::rope_positions;
-use crate::template::ChatTemplate;
+use crate::template::{ChatTemplate, template_source};
 use crate::tokens::TextTokenizer;
 use image::RgbImage;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Where an image goes in a prompt's text.
@@ -32,6 +37,7 @@ pub struct EncodedPrompt {
 pub struct Processor {
     tokenizer: TextTokenizer,
     template: ChatTemplate,
+    options: TemplateOptions,
     images: Option<ImageProcessor>,
     image_token: Option<u32>,
     video_token: Option<u32>,
@@ -59,7 +65,18 @@ impl Processor {
         };
         let (image_token, video_token, max_positions) =
             (config.image_token_id, config.video_token_id, config.text.max_positions);
-        Ok(Self { tokenizer, template, images, image_token, video_token, max_positions })
+        let options = TemplateOptions::default();
+        Ok(Self { tokenizer, template, options, images, image_token, video_token, max_positions })
+    }
+
+    /// The same processor with these choices for the chat template. The vocabulary is shared.
+    pub fn with_template_options(&self, options: TemplateOptions) -> Self {
+        Self { options, ..self.clone() }
+    }
+
+    /// The choices for the chat template.
+    pub fn template_options(&self) -> &TemplateOptions {
+        &self.options
     }
 
     /// One user turn. `text` holds [`IMAGE_MARK`] where each image goes; the generation prompt is added.
@@ -70,7 +87,7 @@ impl Processor {
         self.encode_prompt_with_system(None, text, images)
     }
 
-    /// As [`Self::encode_prompt`], after a system turn. `None` leaves it to the template (Qwen's has a default one).
+    /// As [`Self::encode_prompt`], after a system turn. `None` takes that of the template options, if any.
     ///
     /// # Errors
     /// As for [`Self::encode_prompt`].
@@ -80,19 +97,27 @@ impl Processor {
         text: &str,
         images: &[RgbImage],
     ) -> Result<EncodedPrompt, ModelError> {
+        let messages = self.conversation(system, text, images.len())?;
+        self.encode_messages(&messages, images)
+    }
+
+    /// One user turn, after the system turn if there is one, as templates take it.
+    fn conversation(&self, system: Option<&str>, text: &str, images: usize) -> Result<Value, ModelError> {
         let marks = text.matches(IMAGE_MARK).count();
-        if marks != images.len() {
+        if marks != images {
             let problem = format!(
-                "it has {marks} {IMAGE_MARK} marks but {} images; write {IMAGE_MARK} once where each image goes",
-                images.len()
+                "it has {marks} {IMAGE_MARK} marks but {images} images; write {IMAGE_MARK} once where each image goes"
             );
             return Err(ModelError::Prompt(problem));
         }
+        if images > 0 && self.images.is_none() {
+            return Err(blind());
+        }
         let content = if marks == 0 { Value::from(text) } else { interleave(text) };
         let mut messages = vec![];
-        messages.extend(system.map(|s| json!({"role": "system", "content": s})));
+        messages.extend(system.or(self.options.system.as_deref()).map(|s| json!({"role": "system", "content": s})));
         messages.push(json!({"role": "user", "content": content}));
-        self.encode_messages(&Value::from(messages), images)
+        Ok(Value::from(messages))
     }
 
     /// Any conversation in the form chat templates take: a JSON list of `{role, content}`; the generation prompt is added.
@@ -100,10 +125,13 @@ impl Processor {
     /// # Errors
     /// The template refuses it, the images do not match its image parts, an image cannot be encoded, or the prompt is too long.
     pub fn encode_messages(&self, messages: &Value, images: &[RgbImage]) -> Result<EncodedPrompt, ModelError> {
-        let rendered = self.render(messages)?;
+        let ids = self.conversation_ids(messages)?;
         let images = self.encode_images(images)?;
         let grids: Vec<[usize; 3]> = images.iter().map(|i| i.grid).collect();
-        let ids = self.expand(&self.tokenizer.encode(&rendered)?, &grids)?;
+        let ids = self.expand(&ids, &grids)?;
+        if ids.is_empty() {
+            return Err(ModelError::Prompt("it has no tokens; the chat template wrote nothing".to_owned()));
+        }
         if ids.len() > self.max_positions {
             let problem = format!(
                 "it has {} tokens but the model has {} positions; shorten it or lower max_pixels",
@@ -121,9 +149,7 @@ impl Processor {
         match &self.images {
             Some(processor) => images.iter().map(|image| processor.encode(image)).collect(),
             None if images.is_empty() => Ok(Vec::new()),
-            None => Err(ModelError::Prompt(
-                "it has images but the model has no vision tower; use a vision-language checkpoint".to_owned(),
-            )),
+            None => Err(blind()),
         }
     }
 
@@ -132,7 +158,12 @@ impl Processor {
     /// # Errors
     /// The template refuses it.
     pub fn render(&self, messages: &Value) -> Result<String, ModelError> {
-        self.template.render(messages, true, self.tokenizer.named())
+        self.template.render(messages, true, &self.options.variables(self.tokenizer.named()))
+    }
+
+    /// Ids of a conversation, one image token an image. Control tokens spelled out in the messages stay ordinary text.
+    fn conversation_ids(&self, messages: &Value) -> Result<Vec<u32>, ModelError> {
+        self.tokenizer.encode_conversation(messages, |m| self.render(m))
     }
 
     /// One pad a merged cell instead of one an image.
@@ -143,7 +174,7 @@ impl Processor {
         let pads = ids.iter().filter(|&&id| Some(id) == self.image_token).count();
         if pads != grids.len() {
             let problem = format!(
-                "it has {pads} image tokens but {} images; a question must not contain <|image_pad|> itself",
+                "it has {pads} image tokens but {} images; the chat template must write one for each image",
                 grids.len()
             );
             return Err(ModelError::Prompt(problem));
@@ -194,6 +225,10 @@ impl Processor {
     }
 }
 
+fn blind() -> ModelError {
+    ModelError::Prompt("it has images but the model has no vision tower; use a vision-language checkpoint".to_owned())
+}
+
 fn missing(file: &str, remedy: &str) -> ModelError {
     ModelError::MissingFile { place: "checkpoint".to_owned(), file: file.to_owned(), remedy: remedy.to_owned() }
 }
@@ -210,33 +245,4 @@ fn interleave(text: &str) -> Value {
         }
     }
     Value::from(parts)
-}
-
-/// The chat template, from the first file that has one: chat_template.jinja, chat_template.json, tokenizer_config.json.
-fn template_source(files: &BTreeMap<String, Vec<u8>>) -> Result<String, ModelError> {
-    if let Some(bytes) = files.get("chat_template.jinja") {
-        return String::from_utf8(bytes.clone())
-            .map_err(|_| ModelError::Template("chat_template.jinja is not UTF-8; copy it again".to_owned()));
-    }
-    for file in ["chat_template.json", "tokenizer_config.json"] {
-        let Some(bytes) = files.get(file) else { continue };
-        let map: Map<String, Value> = parse_object(file, bytes)?;
-        match map.get("chat_template") {
-            None | Some(Value::Null) => {}
-            Some(Value::String(source)) => return Ok(source.clone()),
-            // Several named templates; the reference takes the one called "default".
-            Some(Value::Array(named)) => {
-                let default = named.iter().find(|t| t.get("name").and_then(Value::as_str) == Some("default"));
-                let source = default.and_then(|t| t.get("template")).and_then(Value::as_str);
-                return source
-                    .map(str::to_owned)
-                    .ok_or_else(|| ModelError::key(file, "chat_template", "has no template named \"default\""));
-            }
-            Some(_) => return Err(ModelError::key(file, "chat_template", "must be a string")),
-        }
-    }
-    Err(missing(
-        "chat_template.json",
-        "copy it, or a tokenizer_config.json with a chat_template, from the checkpoint's source",
-    ))
 }

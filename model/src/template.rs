@@ -1,12 +1,21 @@
 //! Chat templates, rendered with the settings of transformers' `apply_chat_template`. No clock: a template that asks for the date
 //! (`strftime_now`) gets an error, since a prompt must be the same on every machine and day.
 
+mod source;
+
+pub(crate) use source::template_source;
+
 use crate::error::ModelError;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 use serde_json::{Map, Value as Json};
 
 const NAME: &str = "chat";
+/// Work one rendering may do: an instruction costs 1, and so do 64 bytes it makes, so this bounds memory (256 MB) too. Real templates take
+/// some thousands a conversation.
+const FUEL: u64 = 4_000_000;
+/// Bytes one rendering may give.
+const MAX_OUTPUT: usize = 16 << 20;
 
 /// A parsed chat template.
 #[derive(Debug, Clone)]
@@ -23,6 +32,7 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         let syntax = environment.syntax().to_builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|e| failure(&e))?);
+        environment.set_fuel(Some(FUEL));
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_formatter(print_as_python);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -37,7 +47,7 @@ impl ChatTemplate {
     /// Renders `messages` (a JSON list of `{role, content}`); `variables` are further names the template sees, such as `tools` or `bos_token`.
     ///
     /// # Errors
-    /// The template raised an exception or used something undefined.
+    /// The template raised an exception, used something undefined, did not come to an end, or wrote more than any model can read.
     pub fn render(
         &self,
         messages: &Json,
@@ -50,12 +60,38 @@ impl ChatTemplate {
         ];
         let context = Value::from_pairs(variables.iter().map(|(k, v)| (k.clone(), value(v))).chain(own));
         let template = self.environment.get_template(NAME).map_err(|e| failure(&e))?;
-        template.render(context).map_err(|e| failure(&e))
+        let mut out = Bounded(Vec::new());
+        let done = template.render_captured_to(context, &mut out);
+        if out.0.len() > MAX_OUTPUT {
+            return Err(ModelError::Template(format!(
+                "it wrote more than {MAX_OUTPUT} bytes; it does not fit this conversation"
+            )));
+        }
+        done.map_err(|e| failure(&e))?;
+        String::from_utf8(out.0).map_err(|_| ModelError::Template("it wrote text that is not UTF-8".to_owned()))
+    }
+}
+
+/// Output that refuses to grow past [`MAX_OUTPUT`]; it then holds more than that.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let room = (MAX_OUTPUT + 1).saturating_sub(self.0.len());
+        self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if bytes.len() > room { Err(std::io::Error::other("the output is too long")) } else { Ok(bytes.len()) }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
 fn failure(e: &Error) -> ModelError {
     let line = e.line().map(|l| format!(" (line {l})")).unwrap_or_default();
+    if e.kind() == ErrorKind::OutOfFuel {
+        return ModelError::Template(format!("it did not come to an end within {FUEL} steps{line}"));
+    }
     ModelError::Template(match e.detail() {
         Some(detail) => format!("{detail}{line}"),
         None => format!("{}{line}", e.kind()),

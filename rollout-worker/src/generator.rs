@@ -1,6 +1,6 @@
 //! From leased prompts to groups: decode images → views → encode → one engine batch → answers → vote → rewards. Synchronous and without I/O.
 
-use quorum_core::answer::{ExtractRule, extract};
+use quorum_core::answer::extract;
 use quorum_core::client::Weights;
 use quorum_core::config::RunConfig;
 use quorum_core::types::{Completion, Group, Purpose, SampleKey, Sampling};
@@ -48,14 +48,10 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// A generator on `threads` threads.
-    ///
-    /// # Errors
-    /// A model whose shapes the engine does not support.
-    pub fn new(checkpoint: Arc<Checkpoint>, config: Arc<RunConfig>, threads: usize) -> Result<Self, EngineError> {
-        let engine = Engine::new(&checkpoint.config, checkpoint.layout.clone(), threads)?;
+    /// A generator on an engine of the run's model.
+    pub fn new(checkpoint: Arc<Checkpoint>, config: Arc<RunConfig>, engine: Engine) -> Self {
         let (forbidden, stop) = (checkpoint.processor.forbidden_tokens(), checkpoint.processor.stop_tokens().to_vec());
-        Ok(Self { engine, checkpoint, config, forbidden, stop })
+        Self { engine, checkpoint, config, forbidden, stop }
     }
 
     /// One answer a lease, in order. A prompt that breaks the batch is found by running the prompts one by one.
@@ -188,7 +184,7 @@ impl Generator {
         }
         completions.sort_by_key(|c| c.sample);
         let answers: Vec<Option<String>> =
-            completions.iter().map(|c| extract(&c.text, &ExtractRule::default())).collect();
+            completions.iter().map(|c| extract(&c.text, &self.config.vote.extract)).collect();
         let vote = vote::vote(&answers, &self.config.vote);
         // Labels and the coin of the control run are the coordinator's: it pays those rewards itself.
         let rewards =

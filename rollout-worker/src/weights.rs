@@ -1,6 +1,7 @@
 //! The newest two policy versions, each fetched whole and verified before it is used (INV-8).
 
 use quorum_core::client::{ClientError, Session, Weights, fetch_weights};
+use quorum_core::digest::weight_size;
 use quorum_core::metric;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// Versions held: the one being sampled from and its successor.
 const HELD: usize = 2;
+/// Slabs beyond this many elements are held one at a time.
+const LARGE: usize = 1 << 26;
 /// How long a damaged or interrupted transfer is repeated.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -32,14 +35,17 @@ impl WeightStore {
             return Ok(held.clone());
         }
         // Room first: two old versions and a new one would be three slabs.
-        while self.held.len() >= HELD {
+        let held = if self.elements > LARGE { 1 } else { HELD };
+        while self.held.len() >= held {
             self.held.pop_first();
         }
         let start = Instant::now();
         let elements = self.elements;
         let fetched = session.retry("FetchWeights", PATIENCE, || fetch_once(session, version, elements)).await?;
         metric::WEIGHT_SYNC_DURATION_SECONDS.with(["grpc"]).record(start.elapsed().as_secs_f64());
-        metric::WEIGHT_SYNC_BYTES.with(["grpc"]).increment(elements as u64 * 4);
+        metric::WEIGHT_SYNC_BYTES
+            .with(["grpc"])
+            .increment((elements * weight_size(session.config.train.precision)) as u64);
         tracing::debug!(version, digest = %fetched.digest, seconds = start.elapsed().as_secs_f64(), "weights fetched");
         let fetched = Arc::new(fetched);
         self.held.insert(version, fetched.clone());

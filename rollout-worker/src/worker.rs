@@ -116,12 +116,13 @@ impl Serving {
             Some(ready) => engine.insert(ready),
             None => {
                 let model = Model::fetch(&session).await?;
-                let generator = Generator::new(model.checkpoint.clone(), session.config.clone(), options.threads())?;
+                let arithmetic = model.engine(&session, options.threads()).await?;
+                let generator = Generator::new(model.checkpoint.clone(), session.config.clone(), arithmetic);
                 engine.insert((model, EngineHandle::start(generator)?))
             }
         };
         Ok(Self {
-            weights: WeightStore::new(model.checkpoint.layout.total()),
+            weights: WeightStore::new(model.trainable(&session)?),
             engine: engine.clone(),
             session,
             name: name.to_owned(),

@@ -120,7 +120,8 @@ impl Cluster {
         }
     }
 
-    fn log(&self) -> String {
+    /// What the coordinator printed so far.
+    pub fn log(&self) -> String {
         std::fs::read_to_string(log_path(&self.dir)).unwrap_or_default()
     }
 }
@@ -160,4 +161,10 @@ pub fn report(dir: &Path) -> Value {
 pub fn kill(pid: i32) {
     // SAFETY: kill(2) takes no pointers; the pid is that of a child the test started.
     unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+/// Sends SIGSTOP: the process hangs, but its connections stay open.
+pub fn stop(pid: i32) {
+    // SAFETY: kill(2) takes no pointers; the pid is that of a child the test started.
+    unsafe { libc::kill(pid, libc::SIGSTOP) };
 }

@@ -1,5 +1,6 @@
 //! Flags and sub-commands.
 
+use super::plan::PlanOptions;
 use crate::prepare::RunRequest;
 use crate::show::Style;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -54,14 +55,39 @@ impl RunOptions {
     }
 }
 
-/// Number format of exported weights.
+/// Number format of written weights.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Dtype {
     /// Half the size; what most of the Python ecosystem expects.
     #[default]
     Bf16,
-    /// Bit for bit the trained weights.
+    /// Bit for bit the weights held or read.
     F32,
+}
+
+impl From<Dtype> for quorum_model::SaveDtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::F32 => Self::F32,
+        }
+    }
+}
+
+/// `5GB`, `500MB`, `1000000`: powers of 1000, as the Python ecosystem counts them.
+fn size(text: &str) -> Result<usize, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return Err("give bytes, or a number with KB, MB or GB".into()),
+    };
+    let bytes = number.parse::<usize>().ok().and_then(|n| n.checked_mul(factor)).filter(|n| *n > 0);
+    bytes.ok_or_else(|| "give a number above 0, e.g. 5GB".into())
 }
 
 #[derive(Debug, Clone, Args)]
@@ -77,10 +103,18 @@ pub struct ExportOptions {
     /// Steps of the checkpoint; without it the newest.
     #[arg(long, value_name = "N")]
     pub step: Option<u64>,
+    /// Write the adapters alone, in the format of the PEFT package, instead of the whole model with the adapters merged into it.
+    #[arg(long)]
+    pub adapter: bool,
+    /// Largest weights file: bytes, or with KB, MB, GB. A larger model is split and gets an index.
+    #[arg(long, default_value = "5GB", value_parser = size, value_name = "SIZE")]
+    pub max_shard_size: usize,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show what a run would need (memory, tokens, batches, disk) and everything that is wrong with it; starts nothing.
+    Plan(PlanOptions),
     /// Decide pairs of answers: prints each JSON line with "equivalent" added.
     Grade {
         /// JSON lines with `a` and `b`; `-` = standard input.
@@ -89,11 +123,25 @@ pub enum Command {
     },
     /// Write a checkpoint of a run as a Hugging Face model directory.
     Export(ExportOptions),
+    /// Turn a GGUF file of a text model into a Hugging Face model directory.
+    Import {
+        /// The .gguf file.
+        #[arg(value_name = "FILE.gguf")]
+        file: PathBuf,
+        /// New directory for the model.
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        #[arg(long, value_enum, default_value_t)]
+        dtype: Dtype,
+    },
     /// Show what a running coordinator is doing.
     Status {
-        /// Its HTTP address.
-        #[arg(long, default_value = "127.0.0.1:7071", value_name = "ADDR")]
-        http: String,
+        /// Its run directory, which names its address.
+        #[arg(value_name = "RUN_DIR", conflicts_with = "http")]
+        run_dir: Option<PathBuf>,
+        /// Its HTTP address; without it and RUN_DIR 127.0.0.1:7071.
+        #[arg(long, value_name = "ADDR")]
+        http: Option<String>,
     },
     /// Print the resolved configuration.
     Config,
@@ -112,5 +160,9 @@ mod tests {
         let cli = Cli::parse_from(["coordinator", "config", "--set", "run.steps=3"]);
         assert!(matches!(cli.command, Some(Command::Config)));
         assert_eq!(cli.run.set, ["run.steps=3"]);
+        assert_eq!(["5GB", "12 kb", "7"].map(|s| size(s).unwrap()), [5_000_000_000, 12_000, 7]);
+        assert!(["", "GB", "0", "1.5GB", "3TB"].iter().all(|s| size(s).is_err()));
+        let cli = Cli::parse_from(["coordinator", "plan", "--workers", "2", "--json"]);
+        assert!(matches!(cli.command, Some(Command::Plan(PlanOptions { workers: Some(2), json: true, .. }))));
     }
 }

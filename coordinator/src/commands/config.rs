@@ -5,7 +5,6 @@ use crate::prepare::configuration;
 
 pub(super) fn config(options: &RunOptions) -> anyhow::Result<()> {
     let config = configuration(&options.request())?;
-    println!("# digest {}", quorum_core::config::digest(&config));
-    print!("{}", quorum_core::config::to_toml(&config)?);
-    Ok(())
+    let digest = quorum_core::config::digest(&config);
+    super::show(&format!("# digest {digest}\n{}", quorum_core::config::to_toml(&config)?))
 }

@@ -1,13 +1,14 @@
-//! `coordinator export`: a checkpoint that the ledger names, verified, as a model directory.
+//! `coordinator export`: a checkpoint that the ledger names, verified, as a model directory with a model card.
 
-use super::cli::{Dtype, ExportOptions};
-use crate::ledger::{CheckpointRow, Ledger};
+use super::cli::ExportOptions;
+use crate::aside::{self, Aside};
+use crate::card::{Facts, card};
+use crate::checkpoints::{ADAPTER, MODEL};
+use crate::ledger::{CheckpointRow, History, Ledger};
+use crate::run::recover;
 use anyhow::{Context, anyhow, bail, ensure};
-use quorum_core::digest::Sha256;
-use quorum_model::{Checkpoint, SaveDtype};
-use serde_json::Value;
-use std::fs::File;
-use std::io::Read;
+use quorum_core::config::{ObjectiveKind, RunConfig};
+use quorum_model::{Checkpoint, Partition, SaveDtype, SaveOptions};
 use std::path::{Path, PathBuf};
 
 pub(super) fn export(options: &ExportOptions) -> anyhow::Result<()> {
@@ -15,22 +16,56 @@ pub(super) fn export(options: &ExportOptions) -> anyhow::Result<()> {
     let ledger = run.join("ledger.db");
     ensure!(ledger.is_file(), "run directory {} holds no run (ledger.db is missing)", run.display());
     let history = Ledger::inspect(&ledger)?;
-    let named = history.checkpoints();
-    let (row, dir) = choose(run, &named, options.step)?;
-    verify(&dir, &row)?;
+    let (row, dir) = choose(run, &history.checkpoints(), options.step)?;
     let config = quorum_core::config::load(Some(&run.join("config.resolved.toml")), &[])?;
     let checkpoint = Checkpoint::open(Path::new(&config.model.path)).context("model.path of the run")?;
-    let weights = quorum_model::load_safetensors(&dir.join("model.safetensors"), &checkpoint.layout)?;
-    let digest = quorum_core::digest::slab_digest(&weights);
-    let promised = history.steps.iter().find(|s| s.version == row.steps).map(|s| s.digest.as_str()).unwrap_or_default();
-    ensure!(digest == promised, "checkpoint {} holds weights {digest}, the ledger says {promised}", dir.display());
-    let dtype = match options.dtype {
-        Dtype::Bf16 => SaveDtype::Bf16,
-        Dtype::F32 => SaveDtype::F32,
-    };
-    checkpoint.save(&options.to, &weights, dtype)?;
-    println!("exported {} steps from {} to {}", row.steps, dir.display(), options.to.display());
+    let parts = Partition::of(&checkpoint.config, &checkpoint.layout, &config.train)?;
+    let weights = weights(&history, &row, &dir, &parts)?;
+    let dtype: SaveDtype = options.dtype.into();
+    let facts = Facts { adapter: options.adapter, ..facts(run, &history, &row, &config, &checkpoint, dtype)? };
+    let readme = card(&config, &facts);
+    if options.adapter {
+        quorum_model::save_adapter(
+            &options.to,
+            &checkpoint,
+            &parts,
+            &weights,
+            &config.model.path,
+            &[("README.md", readme)],
+        )?;
+    } else {
+        let whole = quorum_model::merged(&checkpoint, &parts, &weights)?;
+        let save = SaveOptions { dtype, shard_bytes: options.max_shard_size, extra: vec![("README.md", readme)] };
+        checkpoint.save_with(&options.to, &whole, &save)?;
+    }
+    println!(
+        "exported {} steps from {} to {} (weights_sha256 {}); README.md there is its model card",
+        row.steps,
+        dir.display(),
+        options.to.display(),
+        facts.weights_sha256
+    );
     Ok(())
+}
+
+/// What a checkpoint's run trained. Its digest in the ledger is the proof that it is whole, whatever else is damaged.
+fn weights(history: &History, row: &CheckpointRow, dir: &Path, parts: &Partition) -> anyhow::Result<Vec<f32>> {
+    let another = "use another checkpoint with --step";
+    let path = dir.join(if parts.lora.is_some() { ADAPTER } else { MODEL });
+    let weights = quorum_model::load_safetensors(&path, &parts.trainable).with_context(|| another)?;
+    let digest = quorum_core::digest::policy_digest(&weights, parts.precision);
+    ensure!(
+        digest == promised(history, row),
+        "{} is damaged: it holds weights {digest}, the ledger says {}; {another}",
+        path.display(),
+        promised(history, row)
+    );
+    Ok(weights)
+}
+
+/// Digest of the version a checkpoint holds.
+fn promised<'a>(history: &'a History, row: &CheckpointRow) -> &'a str {
+    history.steps.iter().find(|s| s.version == row.steps).map(|s| s.digest.as_str()).unwrap_or_default()
 }
 
 /// The checkpoint asked for, or the newest that is there.
@@ -51,40 +86,45 @@ fn choose(run: &Path, named: &[CheckpointRow], step: Option<u64>) -> anyhow::Res
     }
 }
 
-/// Checks the manifest against the ledger and every file against the manifest.
-fn verify(dir: &Path, row: &CheckpointRow) -> anyhow::Result<()> {
-    let path = dir.join("MANIFEST.json");
-    let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
-    let digest = quorum_core::digest::sha256_hex(&text);
-    ensure!(
-        digest == row.manifest,
-        "{} is not the one the ledger names; use another checkpoint with --step",
-        path.display()
-    );
-    let manifest: Value = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-    let files =
-        manifest.get("files").and_then(Value::as_object).ok_or_else(|| anyhow!("{} lists no files", path.display()))?;
-    for (name, entry) in files {
-        let file = dir.join(name);
-        let promised = entry.get("sha256").and_then(Value::as_str).unwrap_or_default();
-        let found = sha256_of(&file).with_context(|| file.display().to_string())?;
-        ensure!(
-            found == promised,
-            "{} is damaged (its SHA-256 is not the manifest's); use another checkpoint with --step",
-            file.display()
-        );
-    }
-    Ok(())
-}
-
-fn sha256_of(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut part = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut part)? {
-            0 => return Ok(hash.finish_hex()),
-            n => hash.update(&part[..n]),
-        }
-    }
+/// What the card tells of the run.
+fn facts(
+    run: &Path,
+    history: &History,
+    row: &CheckpointRow,
+    config: &RunConfig,
+    checkpoint: &Checkpoint,
+    dtype: SaveDtype,
+) -> anyhow::Result<Facts> {
+    let supervised = config.objective.kind == ObjectiveKind::Sft;
+    let recovery = recover(history, supervised.then_some(config.rollout.prompts_per_step)).map_err(|e| anyhow!(e))?;
+    let evaluation = |version: u64| recovery.evaluations.get(&version);
+    let figures = |version: u64| evaluation(version).and_then(|e| e.figures(e.questions.len() as u32));
+    let meta = |key: &str| history.meta.get(key).cloned().unwrap_or_default();
+    let gain = evaluation(0).zip(evaluation(row.steps)).and_then(|(before, after)| before.gain(after));
+    let list = std::fs::read_to_string(run.join(aside::FILE)).unwrap_or_default();
+    let aside = list.lines().filter_map(|l| serde_json::from_str::<Aside>(l).ok());
+    Ok(Facts {
+        steps: row.steps,
+        samples: recovery.samples,
+        weights_sha256: promised(history, row).to_owned(),
+        start_sha256: meta("start_weights"),
+        config_digest: meta("config_digest"),
+        run_id: meta("run_id"),
+        model_files: meta("model_files"),
+        data_train: meta("data_train"),
+        data_test: meta("data_test"),
+        train_rows: meta("train_rows"),
+        test_rows: meta("test_rows"),
+        set_aside: aside.filter(|a| a.step.is_none()).count() as u64,
+        before: figures(0),
+        after: figures(row.steps),
+        gain,
+        adapter: false,
+        images: checkpoint.config.vision.is_some(),
+        dtype: dtype.torch_name().to_owned(),
+        quorum_version: match meta("quorum_version") {
+            version if version.is_empty() => env!("CARGO_PKG_VERSION").to_owned(),
+            version => version,
+        },
+    })
 }

@@ -4,10 +4,22 @@ mod cli;
 mod config;
 mod export;
 mod grade;
+mod import;
+mod plan;
 mod run;
 mod status;
 
+use std::io::Write;
+
 pub use cli::{Cli, Command};
+
+/// Prints text as it is. A reader that has had enough (`| head`) is no error.
+fn show(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(()),
+    }
+}
 
 /// Does what the command line says.
 ///
@@ -22,7 +34,9 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
             grade::grade(&pairs, notation).map(done)
         }
         Some(Command::Export(options)) => export::export(&options).map(done),
-        Some(Command::Status { http }) => status::status(&http).map(done),
+        Some(Command::Import { file, to, dtype }) => import::import(&file, &to, dtype).map(done),
+        Some(Command::Status { run_dir, http }) => status::status(run_dir.as_deref(), http.as_deref()).map(done),
+        Some(Command::Plan(options)) => plan::run(&cli.run, &options),
         Some(Command::Config) => config::config(&cli.run).map(done),
     }
 }

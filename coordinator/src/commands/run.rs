@@ -1,14 +1,15 @@
 //! `coordinator`: a run from preparation to report.
 
 use super::cli::RunOptions;
-use crate::launcher::{self, ChildEvent, Launcher, Wanted};
+use crate::aside;
+use crate::launcher::{self, ChildEvent, Hung, Launcher, Roster, Wanted};
 use crate::ledger::Ledger;
 use crate::material::Material;
 use crate::prepare::{Prepared, configuration, prepare};
 use crate::run::{Event, Handle, Observer, Parts, RunEnd, start};
-use crate::rundir::RunDir;
+use crate::rundir::{ENDPOINTS, RunDir};
 use crate::service::{Server, Shared, Sockets, bind, serve};
-use crate::show::{Progress, Report, Style, report, table};
+use crate::show::{Progress, Report, Start, Style, report, table};
 use crate::weights::WeightStore;
 use anyhow::{Context, anyhow};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -35,9 +36,7 @@ async fn drive(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let request = options.request();
     let config = configuration(&request)?;
     if config.rollout.top_p < 1.0 || config.rollout.top_k > 0 {
-        tracing::warn!(
-            "rollout.top_p or rollout.top_k cuts the sampling distribution, but log-probs are those of the whole one: the policy gradient is biased"
-        );
+        tracing::warn!("{}", crate::prepare::BIASED);
     }
     if options.workers > 0 {
         launcher::check()?;
@@ -53,6 +52,7 @@ async fn drive(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let (ledger, running) = begin(options, prepared, sockets, progress.clone())?;
     let (end, signal) = wait(&running.handle).await?;
     running.end(&end).await;
+    dir.remove(ENDPOINTS);
     drop(ledger);
     progress.close();
     match end {
@@ -98,7 +98,16 @@ fn begin(
     let page = install_metrics()?;
     let Prepared { material, ledger, dir, recovery, run_id, epoch, history: _ } = prepared;
     let (grpc, http) = (sockets.grpc.local_addr()?, sockets.http.local_addr()?);
-    progress.line(&format!("run directory {} · gRPC {grpc} · http://{http}/status", dir.path().display()));
+    let (train_aside, questions_aside) = material.set_aside_counts();
+    progress.start(&Start {
+        run_dir: &dir.path().display().to_string(),
+        grpc: &grpc.to_string(),
+        http: &http.to_string(),
+        train: material.train_len() as u64,
+        train_aside,
+        questions: u64::from(material.questions()),
+        questions_aside,
+    });
     let weights = WeightStore::default();
     // Children are found before the run starts: a missing one is no reason to begin.
     let leases = !material.supervised() || (material.config.eval.enabled && material.questions() > 0);
@@ -106,7 +115,9 @@ fn begin(
         0 => Vec::new(),
         n => launcher::plan(&wanted(options, &material, grpc, if leases { n } else { 0 }))?,
     };
-    let observer: Arc<dyn Observer> = progress;
+    let (tell, inbox) = launcher::hung();
+    let observer: Arc<dyn Observer> = Arc::new(Watch { progress, tell });
+    let children = Roster::default();
     let parts = Parts {
         material: material.clone(),
         ledger: ledger.clone(),
@@ -116,15 +127,16 @@ fn begin(
         observer: observer.clone(),
         run_id: run_id.clone(),
         epoch,
+        children: children.clone(),
     };
     let handle = start(parts);
     let shared = Shared { run: handle.clone(), material: material.clone(), weights, run_id, epoch };
     let server = serve(sockets, &material.config.cluster, &shared, page)?;
     let endpoints = serde_json::json!({"grpc": grpc.to_string(), "http": http.to_string(), "pid": std::process::id()});
-    dir.write("endpoints.json", &format!("{endpoints}\n"))?;
+    dir.write(ENDPOINTS, &format!("{endpoints}\n"))?;
     let launcher = match launches.is_empty() {
         true => None,
-        false => Some(Launcher::start(launches, dir.logs(), reporter(handle.clone(), observer))?),
+        false => Some(Launcher::start(launches, dir.logs(), children, inbox, reporter(handle.clone(), observer))?),
     };
     Ok((ledger, Running { handle, server, launcher }))
 }
@@ -148,6 +160,21 @@ fn wanted(options: &RunOptions, material: &Material, grpc: SocketAddr, workers: 
         token_file: cluster.token_file.clone(),
         tls_ca: cluster.tls_ca.clone(),
         log: if options.log == "warn" { "info".into() } else { options.log.clone() },
+    }
+}
+
+/// Shows events, and has children killed that are not heard of any more.
+struct Watch {
+    progress: Arc<Progress>,
+    tell: Hung,
+}
+
+impl Observer for Watch {
+    fn event(&self, event: &Event) {
+        if let Event::Lost { pid, .. } = event {
+            self.tell.process(*pid);
+        }
+        self.progress.event(event);
     }
 }
 
@@ -208,8 +235,9 @@ fn finish(material: &Material, dir: &RunDir) -> anyhow::Result<Report> {
     let history = Ledger::inspect(&dir.ledger())?;
     let per_step = material.supervised().then_some(material.config.rollout.prompts_per_step);
     let questions = if material.config.eval.enabled { material.questions() } else { 0 };
-    let report =
-        report(&history, &dir.path().display().to_string(), questions, per_step).map_err(anyhow::Error::msg)?;
+    let set_aside = aside::report(material, &history.quarantine);
+    let report = report(&history, &dir.path().display().to_string(), questions, per_step, set_aside)
+        .map_err(anyhow::Error::msg)?;
     let recovery = crate::run::recover(&history, per_step).map_err(anyhow::Error::msg)?;
     for (version, evaluation) in &recovery.evaluations {
         dir.write_evaluation(*version, report.steps, evaluation)?;

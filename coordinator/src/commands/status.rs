@@ -1,21 +1,46 @@
 //! `coordinator status`: asks a running coordinator's HTTP page.
 
+use crate::rundir::ENDPOINTS;
 use anyhow::{Context, anyhow, ensure};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::path::Path;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest answer that is read.
 const LARGEST: u64 = 16 << 20;
 
-pub(super) fn status(http: &str) -> anyhow::Result<()> {
-    let body = get(http, "/status")
-        .with_context(|| format!("no coordinator answers at {http}; give its HTTP address with --http"))?;
+/// Where a coordinator's page is if nothing else is said.
+const USUAL: &str = "127.0.0.1:7071";
+
+pub(super) fn status(run_dir: Option<&Path>, http: Option<&str>) -> anyhow::Result<()> {
+    let http = match run_dir {
+        Some(dir) => announced(dir)?,
+        None => http.unwrap_or(USUAL).to_owned(),
+    };
+    let body = get(&http, "/status").with_context(|| {
+        format!("no coordinator answers at {http}; give its run directory, or its HTTP address with --http")
+    })?;
     let status: Value = serde_json::from_str(&body).with_context(|| format!("{http} is no coordinator's HTTP page"))?;
-    println!("{status:#}");
-    Ok(())
+    super::show(&format!("{status:#}\n"))
+}
+
+/// The HTTP address that the coordinator of a run directory wrote down.
+fn announced(dir: &Path) -> anyhow::Result<String> {
+    let path = dir.join(ENDPOINTS);
+    let text = std::fs::read_to_string(&path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound if dir.join("ledger.db").is_file() => anyhow!(
+            "no coordinator runs in {dir}; its results are in report.json and metrics.jsonl, or go on with `coordinator --resume {dir}`",
+            dir = dir.display()
+        ),
+        std::io::ErrorKind::NotFound => anyhow!("run directory {} holds no run", dir.display()),
+        _ => anyhow!("{}: {e}", path.display()),
+    })?;
+    let endpoints: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let http = endpoints.get("http").and_then(Value::as_str);
+    Ok(http.ok_or_else(|| anyhow!("{} names no HTTP address", path.display()))?.to_owned())
 }
 
 /// One HTTP/1.1 request. The page is our own, so nothing more than this is needed.

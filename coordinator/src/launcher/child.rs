@@ -1,7 +1,7 @@
 //! One child process: started, watched, its stderr kept, started again with backoff.
 
-use super::ChildEvent;
 use super::plan::Launch;
+use super::{ChildEvent, Roster, proc};
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
@@ -20,6 +20,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Last lines of stderr kept for messages.
 const LINES: usize = 20;
 const LONGEST_LINE: usize = 2000;
+/// Time without any processor time after which a silent child is ended.
+const WATCHED: Duration = Duration::from_secs(2);
 
 type Tail = Arc<Mutex<VecDeque<String>>>;
 
@@ -37,12 +39,46 @@ pub(super) struct Child {
     state: State,
     deaths: VecDeque<Instant>,
     tail: Tail,
+    roster: Roster,
+    /// It does not answer: since when it is watched, and the processor time it had then.
+    suspect: Option<(Instant, u64)>,
+    /// It was killed because it did not answer.
+    hung: bool,
 }
 
 impl Child {
-    pub(super) fn new(launch: Launch, logs: &Path) -> Self {
+    pub(super) fn new(launch: Launch, logs: &Path, roster: Roster) -> Self {
         let log = logs.join(format!("{}.log", launch.name));
-        Self { launch, log, state: State::Due(Instant::now()), deaths: VecDeque::new(), tail: Tail::default() }
+        let (state, deaths, tail) = (State::Due(Instant::now()), VecDeque::new(), Tail::default());
+        Self { launch, log, state, deaths, tail, roster, suspect: None, hung: false }
+    }
+
+    /// The process with this id does not answer. If it is this child's, it is ended, unless it still computes: then it was only starved, and comes back.
+    pub(super) fn suspect(&mut self, pid: u32) {
+        let own = matches!(&self.state, State::Running(process, _) if process.id() == pid);
+        match proc::life(pid).filter(|_| own) {
+            Some(life) if life.stopped => self.end_hung(),
+            Some(life) => self.suspect = Some((Instant::now(), life.ticks)),
+            None => {}
+        }
+    }
+
+    fn watch_suspect(&mut self) {
+        let (State::Running(process, _), Some((since, ticks))) = (&self.state, self.suspect) else { return };
+        let Some(life) = proc::life(process.id()) else { return };
+        if life.ticks > ticks {
+            self.suspect = None;
+        } else if life.stopped || since.elapsed() > WATCHED {
+            self.end_hung();
+        }
+    }
+
+    fn end_hung(&mut self) {
+        if let State::Running(process, _) = &mut self.state {
+            self.hung = true;
+            // An error means that it has ended already.
+            let _ = process.kill();
+        }
     }
 
     pub(super) fn running(&self) -> bool {
@@ -51,6 +87,7 @@ impl Child {
 
     /// Looks once: starts it if it is due, notices its end.
     pub(super) fn look(&mut self, restart: bool) -> Vec<ChildEvent> {
+        self.watch_suspect();
         match &mut self.state {
             State::Over => Vec::new(),
             State::Due(when) if restart && *when <= Instant::now() => match self.spawn() {
@@ -106,12 +143,16 @@ impl Child {
             let tail = self.tail.clone();
             std::thread::Builder::new().name("child log".into()).spawn(move || copy(pipe, log, &tail)).ok()
         });
+        self.roster.held().insert(self.launch.name.clone(), process.id());
         self.state = State::Running(process, reader);
         Ok(())
     }
 
     fn ended(&mut self, pid: u32, status: ExitStatus) -> Vec<ChildEvent> {
         let gone = ChildEvent::Gone { pid };
+        self.roster.held().remove(&self.launch.name);
+        let hung = std::mem::take(&mut self.hung);
+        self.suspect = None;
         if status.success() {
             self.state = State::Over;
             return vec![gone];
@@ -121,7 +162,10 @@ impl Child {
         while self.deaths.front().is_some_and(|t| now - *t > WINDOW) {
             self.deaths.pop_front();
         }
-        let why = format!("{}{}", describe(status), self.last_words(status));
+        let why = match hung {
+            true => format!("{} (process {pid} did not answer any more and was killed)", describe(status)),
+            false => format!("{}{}", describe(status), self.last_words(status)),
+        };
         if self.deaths.len() >= DEATHS {
             self.state = State::Over;
             let reason = format!(

@@ -3,15 +3,17 @@
 
 mod child;
 mod plan;
+mod proc;
 #[cfg(test)]
 mod tests;
 
 pub use plan::{Launch, LaunchError, Wanted, check, plan};
 
 use child::Child;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,42 @@ pub enum ChildEvent {
     GaveUp { reason: String },
 }
 
+/// Names and process ids of the children that run now; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Roster(Arc<Mutex<BTreeMap<String, u32>>>);
+
+impl Roster {
+    /// (name, process id), by name.
+    pub fn list(&self) -> Vec<(String, u32)> {
+        self.held().iter().map(|(name, pid)| (name.clone(), *pid)).collect()
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says that a process does not answer any more; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Hung(mpsc::Sender<u32>);
+
+impl Hung {
+    /// Ends the child with this process id if it does nothing any more, and starts it again as after any death. Other processes are left alone.
+    pub fn process(&self, pid: u32) {
+        // Without a launcher there is no child.
+        let _ = self.0.send(pid);
+    }
+}
+
+/// The receiving end, for the launcher.
+pub type HungInbox = mpsc::Receiver<u32>;
+
+/// Both ends.
+pub fn hung() -> (Hung, HungInbox) {
+    let (sender, inbox) = mpsc::channel();
+    (Hung(sender), inbox)
+}
+
 /// The running children.
 pub struct Launcher {
     order: Arc<AtomicU8>,
@@ -49,13 +87,18 @@ impl Launcher {
     pub fn start(
         launches: Vec<Launch>,
         logs: PathBuf,
+        roster: Roster,
+        hung: HungInbox,
         report: impl Fn(ChildEvent) + Send + 'static,
     ) -> Result<Self, LaunchError> {
         let order = Arc::new(AtomicU8::new(RUNNING));
         let seen = order.clone();
         let thread = std::thread::Builder::new()
             .name("launcher".into())
-            .spawn(move || supervise(launches.into_iter().map(|l| Child::new(l, &logs)).collect(), &seen, &report))
+            .spawn(move || {
+                let children = launches.into_iter().map(|l| Child::new(l, &logs, roster.clone())).collect();
+                supervise(children, &seen, &hung, &report);
+            })
             .map_err(LaunchError::Thread)?;
         Ok(Self { order, thread: Some(thread) })
     }
@@ -86,8 +129,12 @@ impl Drop for Launcher {
     }
 }
 
-fn supervise(mut children: Vec<Child>, order: &AtomicU8, report: &dyn Fn(ChildEvent)) {
+fn supervise(mut children: Vec<Child>, order: &AtomicU8, hung: &HungInbox, report: &dyn Fn(ChildEvent)) {
     loop {
+        for pid in hung.try_iter() {
+            // One that is stopped takes no other signal than SIGKILL; its end is seen below like any death.
+            children.iter_mut().for_each(|c| c.suspect(pid));
+        }
         let order = order.load(Ordering::Acquire);
         if order == STOPPING {
             return end_all(&mut children);

@@ -8,9 +8,19 @@ fn shell(name: &str, script: &str) -> Launch {
 }
 
 fn start(launches: Vec<Launch>, logs: &std::path::Path) -> (Launcher, mpsc::Receiver<ChildEvent>) {
-    let (send, events) = mpsc::channel();
-    let launcher = Launcher::start(launches, logs.into(), move |e| drop(send.send(e))).unwrap();
+    let (launcher, events, ..) = start_watched(launches, logs);
     (launcher, events)
+}
+
+fn start_watched(
+    launches: Vec<Launch>,
+    logs: &std::path::Path,
+) -> (Launcher, mpsc::Receiver<ChildEvent>, Hung, Roster) {
+    let (send, events) = mpsc::channel();
+    let (tell, inbox) = hung();
+    let roster = Roster::default();
+    let launcher = Launcher::start(launches, logs.into(), roster.clone(), inbox, move |e| drop(send.send(e))).unwrap();
+    (launcher, events, tell, roster)
 }
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -49,6 +59,52 @@ fn who_leaves_with_status_0_is_done_and_the_rest_is_stopped() {
     launcher.finish(Duration::ZERO);
     assert!(began.elapsed() < Duration::from_secs(3), "SIGTERM was not sent");
     assert!(events.try_recv().is_err(), "a child that is stopped is no death");
+}
+
+#[test]
+fn a_stopped_child_is_killed_and_started_again() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (_launcher, events, tell, roster) = start_watched(vec![shell("w", "exec sleep 600")], tmp.path());
+    let running = |than: u32| {
+        let began = Instant::now();
+        loop {
+            match roster.list().first() {
+                Some((name, pid)) if *pid != than => {
+                    assert_eq!(name, "w");
+                    return *pid;
+                }
+                _ if began.elapsed() > WAIT => panic!("it does not run"),
+                _ => std::thread::sleep(POLL),
+            }
+        }
+    };
+    let pid = running(0);
+    // SAFETY: a signal to a child of this test.
+    unsafe { libc::kill(i32::try_from(pid).unwrap(), libc::SIGSTOP) };
+    tell.process(pid + 1_000_000);
+    assert!(events.recv_timeout(Duration::from_millis(200)).is_err(), "a foreign process is nobody's business");
+    tell.process(pid);
+    assert_eq!(events.recv_timeout(WAIT).unwrap(), ChildEvent::Gone { pid });
+    let ChildEvent::Restart { why, .. } = events.recv_timeout(WAIT).unwrap() else { panic!("no restart") };
+    assert!(why.contains("did not answer") && why.contains(&pid.to_string()), "{why}");
+    assert_ne!(running(pid), pid);
+}
+
+#[test]
+fn a_silent_child_that_computes_is_left_alone_and_one_that_does_not_is_ended() {
+    let tmp = tempfile::tempdir().unwrap();
+    let children = vec![shell("busy", "while :; do :; done"), shell("idle", "exec sleep 600")];
+    let (_launcher, events, tell, roster) = start_watched(children, tmp.path());
+    let began = Instant::now();
+    while roster.list().len() < 2 {
+        assert!(began.elapsed() < WAIT, "they do not run");
+        std::thread::sleep(POLL);
+    }
+    let pids = roster.list();
+    pids.iter().for_each(|(_, pid)| tell.process(*pid));
+    assert_eq!(events.recv_timeout(WAIT).unwrap(), ChildEvent::Gone { pid: pids[1].1 });
+    assert!(matches!(events.recv_timeout(WAIT).unwrap(), ChildEvent::Restart { name, .. } if name == "idle"));
+    assert_eq!(roster.list()[0], pids[0], "the busy one is the same process");
 }
 
 #[test]

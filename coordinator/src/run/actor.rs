@@ -4,14 +4,15 @@ use super::command::{Command, Handle, Joined, RunEnd};
 use super::event::{Event, Observer};
 use super::recover::Recovery;
 use crate::evaluate::Evaluation;
+use crate::launcher::Roster;
 use crate::ledger::{Ledger, Write};
 use crate::material::Material;
 use crate::rundir::RunDir;
-use crate::state::{Phase, Plan, Refusal, RunState, Seconds, Work};
+use crate::state::{MISSED_HEARTBEATS, Phase, Plan, Refusal, RunState, Seconds, Work};
 use crate::weights::WeightStore;
 use quorum_core::metric;
 use quorum_proto::v1::{self, Role};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,6 +20,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Commands waiting for the actor; senders wait when it is full.
 const QUEUE: usize = 4096;
 const TICK: Duration = Duration::from_millis(100);
+/// Seconds between two ticks beyond which this task itself was held up.
+const STALL: Seconds = 0.5;
 
 /// What a run is made of.
 pub struct Parts {
@@ -30,6 +33,8 @@ pub struct Parts {
     pub observer: Arc<dyn Observer>,
     pub run_id: String,
     pub epoch: u64,
+    /// Processes started beside the coordinator.
+    pub children: Roster,
 }
 
 /// Waiting for one task to become durable: (what to answer, whom).
@@ -45,12 +50,14 @@ pub(super) struct Actor {
     pub(super) run_id: String,
     pub(super) epoch: u64,
     pub(super) began: Instant,
+    ticked: Seconds,
     /// Wall seconds of earlier epochs.
     pub(super) earlier_seconds: f64,
     pub(super) evaluations: BTreeMap<u64, Evaluation>,
     pub(super) checkpoints: Vec<crate::ledger::CheckpointRow>,
     pub(super) samples: u64,
     pub(super) quarantined: u64,
+    pub(super) bad_rows: BTreeSet<u64>,
     /// Step and number of its slots given up since this start.
     pub(super) given_up: (u64, u32),
     pub(super) last_metrics: Option<serde_json::Value>,
@@ -59,6 +66,7 @@ pub(super) struct Actor {
     pub(super) step_began: Seconds,
     pub(super) step_tokens: u64,
     pub(super) ended: bool,
+    children: Roster,
     /// Weak, so that the actor ends with the last handle.
     commands: mpsc::WeakSender<Command>,
     changes: watch::Sender<u64>,
@@ -100,11 +108,13 @@ pub fn start(parts: Parts) -> Handle {
         run_id: parts.run_id,
         epoch: parts.epoch,
         began: Instant::now(),
+        ticked: 0.0,
         earlier_seconds: recovery.seconds,
         evaluations: recovery.evaluations,
         checkpoints: recovery.checkpoints,
         samples: recovery.samples,
         quarantined: recovery.quarantined,
+        bad_rows: recovery.bad_rows,
         given_up: (0, 0),
         last_metrics: None,
         waiting: HashMap::new(),
@@ -112,6 +122,7 @@ pub fn start(parts: Parts) -> Handle {
         step_began: 0.0,
         step_tokens: 0,
         ended: false,
+        children: parts.children,
         commands: weak,
         changes,
         end,
@@ -163,7 +174,7 @@ impl Actor {
                 drop(reply.send(known));
             }
             Command::Lease { caller, capacity, reply } => {
-                let granted = self.lease(&caller, capacity);
+                let granted = self.lease(&caller, capacity).await;
                 if let Err(Ok((grants, _))) = reply.send(granted) {
                     // The call was given up while it waited: nobody knows of these leases.
                     self.state.ungrant(&grants);
@@ -244,10 +255,17 @@ impl Actor {
 
     async fn tick(&mut self) {
         let now = self.now();
+        // A slow disk stops this task: heartbeats and answers that wait in its queue are not late.
+        let stood_still = now - self.ticked - TICK.as_secs_f64();
+        self.ticked = now;
+        if stood_still > STALL {
+            self.state.forgive(stood_still);
+        }
         let expired = self.state.tick(now);
-        for id in &expired.members {
-            tracing::warn!(id, "lost: no heartbeat");
-            self.observer.event(&Event::Note(format!("{id} was lost: no heartbeat")));
+        let seconds = MISSED_HEARTBEATS * self.state.plan().heartbeat_seconds;
+        for (id, pid) in expired.members {
+            tracing::info!(id, pid, "lost: no heartbeat");
+            self.observer.event(&Event::Lost { id, pid, seconds });
         }
         metric::COORDINATOR_LEASES_EXPIRED.with(["deadline"]).increment(expired.deadline);
         metric::COORDINATOR_LEASES_EXPIRED.with(["worker_lost"]).increment(expired.lost);
@@ -255,7 +273,9 @@ impl Actor {
             self.wake();
         }
         self.gauges();
-        if let (false, Some(reason)) = (self.ended, self.state.late(now)) {
+        if !self.ended
+            && let Some(reason) = self.state.late(now, &self.children.list())
+        {
             self.fail(reason).await;
         }
     }

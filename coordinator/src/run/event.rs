@@ -26,6 +26,12 @@ pub enum Event {
         version: u64,
         figures: Figures,
     },
+    /// A member has not been heard of for too long; `pid` 0 = not told.
+    Lost {
+        id: String,
+        pid: u32,
+        seconds: f64,
+    },
     /// Anything else, as a sentence.
     Note(String),
 }

@@ -21,13 +21,42 @@ fn reply_of(outcome: SubmitOutcome, reason: impl Into<String>) -> SubmitReply {
 }
 
 impl Actor {
-    pub(super) fn lease(&mut self, caller: &v1::Caller, capacity: u32) -> Result<(Vec<Grant>, bool), Refusal> {
+    pub(super) async fn lease(&mut self, caller: &v1::Caller, capacity: u32) -> Result<(Vec<Grant>, bool), Refusal> {
         self.known(caller)?;
         let now = self.now();
         let capacity = capacity.min(self.material.config.cluster.prompts_per_lease);
-        let grants = self.state.grant(now, &caller.caller_id, capacity)?;
+        let mut grants = Vec::new();
+        loop {
+            let room = capacity.saturating_sub(grants.len() as u32);
+            let more = self.state.grant(now, &caller.caller_id, room)?;
+            if more.is_empty() {
+                break;
+            }
+            for grant in more {
+                if !self.skip(&caller.caller_id, &grant).await {
+                    grants.push(grant);
+                }
+            }
+        }
         metric::COORDINATOR_LEASES_GRANTED.with([]).increment(grants.len() as u64);
         Ok((grants, self.ended || self.state.phase() == Phase::Complete))
+    }
+
+    /// Whether the slot's row was given up in an earlier step: its group is empty again, and nobody is asked.
+    async fn skip(&mut self, id: &str, grant: &Grant) -> bool {
+        let work = grant.work;
+        if work.purpose != Purpose::Train || self.bad_rows.is_empty() {
+            return false;
+        }
+        let Ok(row) = self.material.record(work).map(|r| r.row) else { return false };
+        if !self.bad_rows.contains(&row) || !self.state.give_up(id, grant) {
+            return false;
+        }
+        match self.empty_group(work, row) {
+            Ok(write) => self.write(work, 0, vec![write]).await,
+            Err(reason) => self.fail(reason).await,
+        }
+        true
     }
 
     pub(super) async fn submit(
@@ -189,30 +218,35 @@ impl Actor {
     /// A slot that is given up: an empty group, or a wrong answer, and the reason.
     fn quarantine_writes(&mut self, work: Work, reasons: &[String]) -> Result<Vec<Write>, String> {
         let row = self.material.record(work).map_err(|e| e.to_string())?.row;
-        let mut told: Vec<&str> = reasons.iter().map(String::as_str).collect();
-        told.dedup();
-        let note = format!("{} row {row} is set aside: {}", purpose_name(work.purpose), told.join("; "));
-        self.observer.event(&Event::Note(note));
+        let aside = crate::aside::of_row(&self.material, work.purpose, work.step, row, reasons);
+        self.observer.event(&Event::Note(format!("set aside: {aside}")));
+        self.dir.append(crate::aside::FILE, crate::aside::lines(&[aside]).trim_end()).map_err(|e| e.to_string())?;
         let reasons_json = serde_json::to_string(reasons).map_err(|e| e.to_string())?;
         let purpose = purpose_name(work.purpose);
         let quarantine = Write::Quarantine { purpose, step: work.step, slot: work.slot, row, reasons: reasons_json };
         let stand_in = if work.purpose == Purpose::Train {
-            let vote = quorum_core::vote::vote(&[], &self.material.config.vote);
-            let empty = Group {
-                step: work.step,
-                slot: work.slot,
-                prompt: row,
-                version: work.step,
-                completions: Vec::new(),
-                vote,
-                rewards: Vec::new(),
-            };
-            group_write(&empty, "")?
+            self.bad_rows.insert(row);
+            self.empty_group(work, row)?
         } else {
             let samples = self.material.samples(work.purpose).len();
             self.eval_write(work, Outcome::failed(samples))?
         };
         Ok(vec![stand_in, quarantine])
+    }
+
+    /// Stands for a prompt without an answer.
+    fn empty_group(&self, work: Work, row: u64) -> Result<Write, String> {
+        let vote = quorum_core::vote::vote(&[], &self.material.config.vote);
+        let empty = Group {
+            step: work.step,
+            slot: work.slot,
+            prompt: row,
+            version: work.step,
+            completions: Vec::new(),
+            vote,
+            rewards: Vec::new(),
+        };
+        group_write(&empty, "")
     }
 
     fn eval_write(&mut self, work: Work, outcome: Outcome) -> Result<Write, String> {

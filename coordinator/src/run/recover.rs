@@ -4,7 +4,7 @@ use crate::evaluate::{Evaluation, Outcome, purpose_of};
 use crate::ledger::{CheckpointRow, History};
 use crate::state::{Recovered, Work};
 use quorum_core::types::Purpose;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything the actor takes over from earlier epochs.
 #[derive(Debug, Default)]
@@ -16,6 +16,8 @@ pub struct Recovery {
     pub seconds: f64,
     pub samples: u64,
     pub quarantined: u64,
+    /// Training rows that were given up: they are not asked for again.
+    pub bad_rows: BTreeSet<u64>,
 }
 
 /// Reads the history.
@@ -62,6 +64,12 @@ pub fn recover(history: &History, supervised_per_step: Option<u32>) -> Result<Re
         seconds: history.seconds,
         samples: history.samples + supervised,
         quarantined: history.quarantine.len() as u64,
+        bad_rows: history
+            .quarantine
+            .iter()
+            .filter(|q| purpose_of(&q.purpose) == Some(Purpose::Train))
+            .map(|q| q.row)
+            .collect(),
         recovered,
     })
 }

@@ -3,6 +3,7 @@
 use super::actor::Actor;
 use super::command::{Batch, Committing, Head};
 use super::event::Event;
+use crate::checkpoints;
 use crate::ledger::{CheckpointRow, Write};
 use crate::state::{CommitVerdict, Phase, PublishVerdict, Refusal, Work};
 use crate::step_metrics;
@@ -46,7 +47,7 @@ impl Actor {
                         return Ok(PublishVerdict::Refused(e.to_string()));
                     }
                 }
-                metric::WEIGHT_SYNC_BYTES.with(["publish"]).increment(published.bytes.len() as u64);
+                metric::WEIGHT_SYNC_BYTES.with(["publish"]).increment(published.body.size() as u64);
                 self.weights.insert(published);
                 self.state.published(self.now(), version, &digest);
                 self.wake();
@@ -99,13 +100,17 @@ impl Actor {
             return Err(format!("the ledger holds {} of {slots} groups of step {step}", rows.len()));
         }
         let decode = |(slot, body): (u32, Option<Vec<u8>>)| {
-            let body = body.ok_or_else(|| {
-                format!("step {step} cannot be replayed: its groups were pruned, and no checkpoint after it is valid")
-            })?;
+            let body = body.ok_or_else(|| checkpoints::none_usable(self.dir.path(), step, self.kept()))?;
             v1::GroupMsg::decode(body.as_slice())
                 .map_err(|e| format!("the ledger's group of step {step}, slot {slot}: {e}"))
         };
         rows.into_iter().map(decode).collect()
+    }
+
+    /// Checkpoints that are not pruned, newest first.
+    fn kept(&self) -> &[CheckpointRow] {
+        let keep = self.material.config.checkpoint.keep as usize;
+        self.checkpoints.get(..keep).unwrap_or(&self.checkpoints)
     }
 
     fn checkpoint_due(&self, step: u64) -> bool {

@@ -13,6 +13,8 @@ use tonic::{Request, Response, Status};
 
 /// Bytes of a part of a blob.
 const BLOB_PART: usize = 256 << 10;
+/// Bytes of a part of the frozen weights.
+const FROZEN_PART: usize = 1 << 20;
 /// Longest caller id.
 const LONGEST_ID: usize = 128;
 
@@ -80,6 +82,8 @@ impl Cluster for ClusterService {
             heartbeat_seconds: material.config.cluster.heartbeat_seconds,
             max_message_bytes: material.config.cluster.max_message_bytes as u64,
             learner: joined.learner,
+            frozen_digest: material.frozen().map(|f| f.digest.clone()).unwrap_or_default(),
+            frozen_bf16: material.frozen().is_some_and(|f| f.source.bf16()),
         }))
     }
 
@@ -124,12 +128,35 @@ impl Cluster for ClusterService {
         let published = self.0.weights.get(version).ok_or_else(|| {
             Status::not_found(format!("version {version} is not held; held are {:?}", self.0.weights.held()))
         })?;
-        metric::WEIGHT_SYNC_BYTES.with(["grpc"]).increment(published.bytes.len() as u64);
+        metric::WEIGHT_SYNC_BYTES.with(["grpc"]).increment(published.body.size() as u64);
         let mut offset = 0;
         let chunks = std::iter::from_fn(move || {
             let chunk = published.chunk(offset)?;
             offset += chunk.data.len();
             Some(Ok(chunk))
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+
+    type FetchFrozenStream = Parts<v1::WeightChunk>;
+
+    async fn fetch_frozen(
+        &self,
+        _: Request<v1::FetchFrozenRequest>,
+    ) -> Result<Response<Self::FetchFrozenStream>, Status> {
+        let frozen = self.0.material.frozen().ok_or_else(|| Status::not_found("this run has no frozen weights"))?;
+        let (source, digest) = (frozen.source.clone(), frozen.digest.clone());
+        metric::WEIGHT_SYNC_BYTES.with(["grpc"]).increment(source.total());
+        let mut offset = 0;
+        let chunks = std::iter::from_fn(move || {
+            let data = Bytes::from(source.read(offset, FROZEN_PART));
+            let at = offset;
+            offset += data.len() as u64;
+            let chunk_digest = Bytes::copy_from_slice(blake3::hash(&data).as_bytes());
+            let total = source.total();
+            let weights_digest = digest.clone();
+            (!data.is_empty())
+                .then(|| Ok(v1::WeightChunk { version: 0, offset: at, total, data, chunk_digest, weights_digest }))
         });
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }

@@ -9,6 +9,7 @@ use quorum_core::types::Purpose;
 use quorum_proto::v1::batch_part::Part;
 use quorum_proto::v1::learner_server::Learner;
 use quorum_proto::v1::{self, BatchState};
+use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 use tokio_stream::Stream;
@@ -69,6 +70,7 @@ impl Learner for LearnerService {
         let no = |reason: String| Ok(Response::new(v1::PublishReply { accepted: false, reason }));
         let mut caller = None;
         let mut upload: Option<Upload> = None;
+        let dir = Path::new(&self.0.material.config.run.dir);
         loop {
             let message = tokio::time::timeout(UPLOAD_PAUSE, stream.message())
                 .await
@@ -77,7 +79,7 @@ impl Learner for LearnerService {
             caller = caller.or(message.caller);
             let Some(chunk) = message.chunk else { return no("a message of the upload has no chunk".into()) };
             if upload.is_none() {
-                match Upload::begin(&chunk, self.0.material.slab_bytes()) {
+                match Upload::begin(&chunk, self.0.material.slab_bytes(), dir) {
                     Ok(u) => upload = Some(u),
                     Err(reason) => return no(reason),
                 }

@@ -40,16 +40,32 @@ pub struct Sockets {
 /// # Errors
 /// By key and address: unusable, unsafe, or in use.
 pub fn bind(cluster: &ClusterSection) -> Result<Sockets, ListenError> {
-    let grpc = address("cluster.listen", &cluster.listen)?;
-    let http = address("cluster.http", &cluster.http)?;
-    let guarded = !cluster.tls_cert.is_empty() && !cluster.token_file.is_empty();
-    if !grpc.ip().is_loopback() && !guarded && !cluster.insecure {
-        return Err(ListenError::Open { key: "cluster.listen", address: cluster.listen.clone() });
-    }
-    if !http.ip().is_loopback() && !cluster.insecure {
-        return Err(ListenError::OpenHttp { key: "cluster.http", address: cluster.http.clone() });
-    }
+    let (grpc, http) = addresses(cluster).map_err(|mut wrong| wrong.swap_remove(0))?;
     Ok(Sockets { grpc: listen("cluster.listen", grpc)?, http: listen("cluster.http", http)? })
+}
+
+/// The gRPC and the HTTP address, without listening.
+///
+/// # Errors
+/// Everything that is unusable or unsafe about them; at least one.
+pub fn addresses(cluster: &ClusterSection) -> Result<(SocketAddr, SocketAddr), Vec<ListenError>> {
+    let mut wrong = Vec::new();
+    let mut keep = |found: Result<SocketAddr, ListenError>| found.map_err(|e| wrong.push(e)).ok();
+    let guarded = !cluster.tls_cert.is_empty() && !cluster.token_file.is_empty();
+    let grpc = keep(address("cluster.listen", &cluster.listen).and_then(|a| {
+        let safe = a.ip().is_loopback() || guarded || cluster.insecure;
+        let open = ListenError::Open { key: "cluster.listen", address: cluster.listen.clone() };
+        if safe { Ok(a) } else { Err(open) }
+    }));
+    let http = keep(address("cluster.http", &cluster.http).and_then(|a| {
+        let safe = a.ip().is_loopback() || cluster.insecure;
+        let open = ListenError::OpenHttp { key: "cluster.http", address: cluster.http.clone() };
+        if safe { Ok(a) } else { Err(open) }
+    }));
+    match (grpc, http) {
+        (Some(grpc), Some(http)) => Ok((grpc, http)),
+        _ => Err(wrong),
+    }
 }
 
 fn address(key: &'static str, text: &str) -> Result<SocketAddr, ListenError> {

@@ -10,7 +10,7 @@ mod rollout;
 mod server;
 
 pub use auth::read_token;
-pub use listen::{ListenError, Sockets, bind};
+pub use listen::{ListenError, Sockets, addresses, bind};
 pub use server::{ServeError, Server, serve};
 
 use crate::material::Material;

@@ -4,6 +4,7 @@ mod progress;
 mod report;
 mod table;
 
-pub use progress::{Progress, Style};
+pub use progress::{Progress, Start, Style};
 pub use report::{Report, report};
 pub use table::table;
+pub(crate) use table::{MEASURES, cell, change};

@@ -20,6 +20,18 @@ pub enum Style {
     Json,
 }
 
+/// What is said when a run starts.
+#[derive(Debug, Clone)]
+pub struct Start<'a> {
+    pub run_dir: &'a str,
+    pub grpc: &'a str,
+    pub http: &'a str,
+    pub train: u64,
+    pub train_aside: u64,
+    pub questions: u64,
+    pub questions_aside: u64,
+}
+
 /// Share of the newest step in the smoothed step time.
 const SMOOTHING: f64 = 0.2;
 /// Plain lines about a long phase come at least this far apart.
@@ -61,16 +73,31 @@ impl Progress {
         }
     }
 
-    /// A line that stays.
-    pub fn line(&self, text: &str) {
+    /// Where the run is and what it works on; said once.
+    pub fn start(&self, start: &Start<'_>) {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        self.say(&shown, text);
+        let Start { run_dir, grpc, http, train, train_aside, questions, questions_aside } = start;
+        if self.style == Style::Json {
+            let line = json!({
+                "event": "start", "run_dir": run_dir, "grpc": grpc, "http": http,
+                "training_questions": train, "training_set_aside": train_aside,
+                "held_out_questions": questions, "held_out_set_aside": questions_aside,
+            });
+            println!("{line}");
+            return;
+        }
+        self.say(&shown, &format!("run directory {run_dir} · gRPC {grpc} · http://{http}/status"));
+        let aside = |n: u64| if n == 0 { String::new() } else { format!(" ({n} set aside)") };
+        let held_out = match questions {
+            0 => "no held-out questions".to_owned(),
+            n => format!("{n} held-out questions{}", aside(*questions_aside)),
+        };
+        self.say(&shown, &format!("{train} training questions{} · {held_out}", aside(*train_aside)));
     }
 
     fn say(&self, shown: &Shown, text: &str) {
         match &shown.bar {
             Some(bar) if self.style == Style::Bar => bar.suspend(|| eprintln!("{text}")),
-            _ if self.style == Style::Json => {}
             _ => eprintln!("{text}"),
         }
     }
@@ -152,6 +179,7 @@ impl Observer for Progress {
                 self.step(&mut shown, *step, *steps, metrics, *seconds, *tokens_per_second);
             }
             Event::Evaluated { version, figures } => self.say(&shown, &evaluated(*version, figures)),
+            Event::Lost { id, pid, seconds } => self.say(&shown, &lost(id, *pid, *seconds)),
             Event::Note(text) => self.say(&shown, text),
         }
     }
@@ -182,15 +210,33 @@ fn evaluated(version: u64, f: &Figures) -> String {
 
 fn json_line(event: &Event) -> Option<Value> {
     Some(match event {
-        Event::Phase(phase) => json!({"event": "phase", "phase": phase.describe()}),
+        Event::Phase(phase) => phase_line(*phase),
         // Too many to be of use in a log.
         Event::Progress { .. } => return None,
-        Event::Step { steps, metrics, seconds, tokens_per_second, .. } => {
-            json!({"event": "step", "steps": steps, "seconds": seconds, "tokens_per_second": tokens_per_second, "metrics": metrics})
+        // Steps are counted from 1, as the bar does: `step` of `steps` are done.
+        Event::Step { step, steps, metrics, seconds, tokens_per_second } => {
+            json!({"event": "step", "step": step + 1, "steps": steps, "seconds": seconds, "tokens_per_second": tokens_per_second, "metrics": metrics})
+        }
+        Event::Lost { id, pid, seconds } => {
+            json!({"event": "lost", "id": id, "pid": pid, "seconds": seconds, "text": lost(id, *pid, *seconds)})
         }
         Event::Evaluated { version, figures } => json!({"event": "evaluated", "version": version, "figures": figures}),
         Event::Note(text) => json!({"event": "note", "text": text}),
     })
+}
+
+fn phase_line(phase: Phase) -> Value {
+    match phase {
+        Phase::Evaluate { version } => json!({"event": "phase", "phase": "evaluate", "version": version}),
+        Phase::Sample { step } => json!({"event": "phase", "phase": "sample", "step": step + 1}),
+        Phase::Train { step } => json!({"event": "phase", "phase": "train", "step": step + 1}),
+        Phase::Complete => json!({"event": "phase", "phase": "complete"}),
+    }
+}
+
+fn lost(id: &str, pid: u32, seconds: f64) -> String {
+    let process = if pid == 0 { String::new() } else { format!(" (process {pid})") };
+    format!("{id}{process} was lost: nothing was heard of it for {seconds:.0} s")
 }
 
 fn thousands(rate: f64) -> String {
@@ -209,6 +255,18 @@ fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_lines_count_steps_as_the_bar_does() {
+        let step = Event::Step { step: 0, steps: 3, metrics: json!({"step": 0}), seconds: 1.0, tokens_per_second: 2.0 };
+        let line = json_line(&step).unwrap();
+        assert_eq!((&line["step"], &line["steps"]), (&json!(1), &json!(3)));
+        assert_eq!(json_line(&Event::Phase(Phase::Train { step: 0 })).unwrap()["step"], 1);
+        assert_eq!(json_line(&Event::Note("x".into())).unwrap()["text"], "x");
+        let gone = Event::Lost { id: "worker-0".into(), pid: 7, seconds: 10.0 };
+        let text = json_line(&gone).unwrap()["text"].as_str().unwrap().to_owned();
+        assert!(text.contains("worker-0 (process 7)") && text.contains("10 s"), "{text}");
+    }
 
     #[test]
     fn numbers_are_short() {

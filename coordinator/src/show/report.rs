@@ -1,6 +1,7 @@
 //! report.json: what a finished run reached, taken from the ledger alone, so that it can be made again at any time.
 
-use crate::evaluate::Figures;
+use crate::aside::AsideReport;
+use crate::evaluate::{Figures, Gains};
 use crate::ledger::History;
 use crate::run::recover;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,9 @@ pub struct EvalReport {
     /// Absent when the run did not evaluate.
     pub before: Option<Figures>,
     pub after: Option<Figures>,
+    /// What changed, with paired intervals.
+    #[serde(default)]
+    pub gain: Option<Gains>,
 }
 
 /// The content of report.json.
@@ -34,6 +38,9 @@ pub struct Report {
     /// Times a coordinator was started for this run.
     pub epochs: u64,
     pub quarantined: u64,
+    /// Records that were not used, in the data and while running.
+    #[serde(default)]
+    pub set_aside: AsideReport,
     /// Groups accepted from each worker, over all resumes.
     pub workers: BTreeMap<String, u64>,
     /// Largest difference between rollout and learner log-probs of any step, nats; 0 on CPU.
@@ -49,14 +56,17 @@ pub fn report(
     run_dir: &str,
     questions: u32,
     supervised_per_step: Option<u32>,
+    set_aside: AsideReport,
 ) -> Result<Report, String> {
     let recovery = recover(history, supervised_per_step)?;
     let meta = |key: &str| history.meta.get(key).cloned().unwrap_or_default();
     let steps = history.committed();
     let figures = |version: u64| recovery.evaluations.get(&version).and_then(|e| e.figures(questions));
+    let evaluation = |version: u64| recovery.evaluations.get(&version).filter(|_| figures(version).is_some());
+    let gain = if steps > 0 { evaluation(0).zip(evaluation(steps)).and_then(|(b, a)| b.gain(a)) } else { None };
     let weights_sha256 = history.steps.last().map_or_else(|| meta("start_weights"), |s| s.digest.clone());
     Ok(Report {
-        eval: EvalReport { before: figures(0), after: figures(steps) },
+        eval: EvalReport { before: figures(0), after: figures(steps), gain },
         steps,
         seconds: history.seconds,
         samples: recovery.samples,
@@ -67,6 +77,7 @@ pub fn report(
         checkpoint: recovery.checkpoints.first().map(|c| format!("checkpoints/{}", c.name)).unwrap_or_default(),
         epochs: history.epoch,
         quarantined: recovery.quarantined,
+        set_aside,
         workers: history.workers.clone(),
         mismatch_nats_max: history.steps.iter().filter_map(|s| mismatch(&s.metrics)).fold(0.0, f64::max),
     })

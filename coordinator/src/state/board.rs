@@ -52,7 +52,8 @@ struct Task {
     work: Work,
     state: TaskState,
     fence: u64,
-    failures: Vec<String>,
+    /// (holder, reason) of each try.
+    failures: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone)]
@@ -131,9 +132,17 @@ impl Board {
         self.leases.len()
     }
 
-    /// Grants up to `capacity` pending tasks in canonical order.
-    pub(super) fn grant(&mut self, now: Seconds, holder: &str, capacity: usize, seconds: f64) -> Vec<Grant> {
-        let chosen: Vec<usize> = self.pending.iter().copied().take(capacity).collect();
+    /// Grants up to `capacity` pending tasks in canonical order. Unless the holder is alone, a task that it could not answer is left to another.
+    pub(super) fn grant(
+        &mut self,
+        now: Seconds,
+        holder: &str,
+        capacity: usize,
+        seconds: f64,
+        alone: bool,
+    ) -> Vec<Grant> {
+        let tried = |i: &&usize| self.tasks[**i].failures.iter().any(|(by, _)| by == holder);
+        let chosen: Vec<usize> = self.pending.iter().filter(|i| alone || !tried(i)).copied().take(capacity).collect();
         chosen
             .into_iter()
             .map(|i| {
@@ -182,14 +191,16 @@ impl Board {
         Admission::Record
     }
 
-    /// Puts an admitted answer back that was then found invalid: the task is open again.
-    pub(super) fn fail(&mut self, lease: u64, reason: &str) -> Option<Vec<String>> {
+    /// Books a failure: the task is open again, or given up for the reasons returned. A worker may be what is wrong, not the prompt: unless it is
+    /// alone, another one must have failed too.
+    pub(super) fn fail(&mut self, lease: u64, holder: &str, reason: &str, alone: bool) -> Option<Vec<String>> {
         let work = *self.answered[0].get(&lease)?;
         let i = *self.index.get(&work)?;
         let task = &mut self.tasks[i];
-        task.failures.push(reason.to_owned());
-        if task.failures.len() >= FAILURES_TO_QUARANTINE {
-            return Some(task.failures.clone());
+        task.failures.push((holder.to_owned(), reason.to_owned()));
+        let by_another = task.failures.iter().any(|(by, _)| by != holder);
+        if task.failures.len() >= FAILURES_TO_QUARANTINE && (alone || by_another) {
+            return Some(task.failures.iter().map(|(_, reason)| reason.clone()).collect());
         }
         task.state = TaskState::Pending;
         self.pending.insert(i);
@@ -220,6 +231,11 @@ impl Board {
                 Some((id, lease.holder))
             })
             .collect()
+    }
+
+    /// Gives every lease more time.
+    pub(super) fn extend(&mut self, seconds: Seconds) {
+        self.leases.values_mut().for_each(|l| l.deadline += seconds);
     }
 
     /// Live leases of a holder.

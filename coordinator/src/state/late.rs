@@ -1,6 +1,7 @@
 //! Every wait has a deadline; when it passes, this names who is late.
 
 use super::Seconds;
+use super::members::named;
 use super::phase::Phase;
 use super::run::RunState;
 use quorum_proto::v1::Role;
@@ -9,8 +10,8 @@ use quorum_proto::v1::Role;
 const BARREN_LEASES: f64 = 5.0;
 
 impl RunState {
-    /// Why the run cannot be waited for any longer, if so.
-    pub fn late(&self, now: Seconds) -> Option<String> {
+    /// Why the run cannot be waited for any longer, if so. `launched` are the children of this coordinator: (name, process id).
+    pub fn late(&self, now: Seconds, launched: &[(String, u32)]) -> Option<String> {
         if self.phase == Phase::Complete {
             return None;
         }
@@ -22,47 +23,63 @@ impl RunState {
                 let waited = now - self.learner_gone_at;
                 (waited > join).then(|| {
                     format!(
-                        "no learner has joined for {join:.0} s while {}; start one with `learner --coordinator URL`, or use --workers N \
-                         (cluster.join_seconds sets the limit)",
-                        self.phase.describe()
+                        "no learner has joined for {join:.0} s while {}; {} (cluster.join_seconds sets the limit)",
+                        self.phase.describe(),
+                        missing(launched, "learner", "start one with `learner --coordinator URL`, or use --workers N")
                     )
                 })
             }
             Some(id) if !served || matches!(self.phase, Phase::Train { .. }) => {
                 let limit = self.plan.step_seconds;
                 (now - self.progress_at > limit).then(|| {
-                    format!("learner `{id}` has made no progress for {limit:.0} s while {} (cluster.step_seconds sets the limit)", self.phase.describe())
+                    let who = self.who(id);
+                    format!("learner {who} has made no progress for {limit:.0} s while {} (cluster.step_seconds sets the limit)", self.phase.describe())
                 })
             }
-            _ => self.late_workers(now),
+            _ => self.late_workers(now, launched),
         }
+    }
+
+    /// A member by name and process.
+    fn who(&self, id: &str) -> String {
+        named(id, self.members.get(id).map_or(0, |m| m.pid))
     }
 
     fn needs_learner(&self) -> bool {
         self.served != Some(self.committed) || self.committed < self.plan.steps
     }
 
-    fn late_workers(&self, now: Seconds) -> Option<String> {
+    fn late_workers(&self, now: Seconds, launched: &[(String, u32)]) -> Option<String> {
         if self.board.open() == 0 || self.served != self.phase.version() {
             return None;
         }
         let (join, barren) = (self.plan.join_seconds, BARREN_LEASES * self.plan.lease_seconds);
         if self.members.count(Role::RolloutWorker) == 0 {
             return (now - self.workers_gone_at.max(self.progress_at) > join).then(|| {
+                let cure = "start one with `rollout-worker --coordinator URL`, or use --workers N";
                 format!(
-                    "no rollout worker has joined for {join:.0} s while {}; start one with `rollout-worker --coordinator URL`, or use --workers N \
-                     (cluster.join_seconds sets the limit)",
-                    self.phase.describe()
+                    "no rollout worker has joined for {join:.0} s while {}; {} (cluster.join_seconds sets the limit)",
+                    self.phase.describe(),
+                    missing(launched, "worker", cure)
                 )
             });
         }
         (now - self.progress_at > barren).then(|| {
-            let holders: Vec<String> = self.board.holders().into_iter().collect();
+            let holders: Vec<String> = self.board.holders().iter().map(|id| self.who(id)).collect();
+            let workers = self.members.iter().filter(|(_, m)| m.role == Role::RolloutWorker);
+            let all: Vec<String> = workers.map(|(id, _)| self.who(id)).collect();
             format!(
                 "no answer has arrived for {barren:.0} s while {}; late: {} (cluster.lease_seconds sets the limit)",
                 self.phase.describe(),
-                if holders.is_empty() { "all workers, none asks for work".into() } else { holders.join(", ") }
+                if holders.is_empty() { format!("{}, none asks for work", all.join(", ")) } else { holders.join(", ") }
             )
         })
     }
+}
+
+/// Which children were started and have not joined, or what to start.
+fn missing(launched: &[(String, u32)], kind: &str, cure: &str) -> String {
+    let names = launched.iter().filter(|(name, _)| name.starts_with(kind)).map(|(name, pid)| named(name, *pid));
+    let late: Vec<String> = names.collect();
+    if late.is_empty() { cure.to_owned() } else { format!("late: {}; see its log in RUN_DIR/logs", late.join(", ")) }
 }

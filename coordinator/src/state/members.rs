@@ -24,6 +24,11 @@ pub struct Member {
     pub cancelled: Vec<u64>,
 }
 
+/// `id (process 12)`, for messages.
+pub(super) fn named(id: &str, pid: u32) -> String {
+    if pid == 0 { format!("`{id}`") } else { format!("`{id}` (process {pid})") }
+}
+
 impl Member {
     /// A process that joins now.
     pub fn new(role: Role, now: Seconds) -> Self {
@@ -92,6 +97,10 @@ impl Members {
         self.by_id.iter().find(|(_, m)| m.role == Role::Learner).map(|(id, _)| id)
     }
 
+    pub(super) fn get(&self, id: &str) -> Option<&Member> {
+        self.by_id.get(id)
+    }
+
     pub(super) fn with_pid(&self, pid: u32) -> Option<String> {
         self.by_id.iter().find(|(_, m)| pid != 0 && m.pid == pid).map(|(id, _)| id.clone())
     }
@@ -105,6 +114,11 @@ impl Members {
             }
             None => Err(Refusal::Rejoin(format!("`{id}` is not joined (any more): join again"))),
         }
+    }
+
+    /// Everyone was heard of that much later.
+    pub(super) fn forgive(&mut self, seconds: Seconds) {
+        self.by_id.values_mut().for_each(|m| m.last_seen += seconds);
     }
 
     /// Members not heard of since `before`.

@@ -14,7 +14,7 @@ mod run;
 pub use board::{Admission, Grant, Work};
 pub use learner::{CommitVerdict, PublishVerdict};
 pub use members::{Beat, Member, Refusal};
-pub use phase::{Phase, Plan, Recovered};
+pub use phase::{MISSED_HEARTBEATS, Phase, Plan, Recovered};
 pub use run::{Expired, Failure, RunState};
 
 /// Seconds since the coordinator started.

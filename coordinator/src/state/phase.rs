@@ -20,7 +20,7 @@ pub struct Plan {
     pub step_seconds: f64,
 }
 
-/// Reports of failure after which a prompt is quarantined.
+/// Reports of failure after which a prompt is quarantined; they come from different workers if there are several.
 pub const FAILURES_TO_QUARANTINE: usize = 2;
 /// Missed heartbeats after which a member is lost.
 pub const MISSED_HEARTBEATS: f64 = 5.0;

@@ -161,7 +161,7 @@ impl World {
         let counts = self.state.counts();
         match self.state.fail(self.now, WORKERS[w], g.lease, g.fence, "no image") {
             Ok(Failure::Quarantine(reasons)) => {
-                assert_eq!(reasons.len(), 2);
+                assert!(reasons.len() >= 2);
                 self.writing.push(g.work);
             }
             Ok(Failure::Requeued) => {}
@@ -354,21 +354,61 @@ fn an_overdue_lease_goes_to_another_worker_and_its_first_holder_is_told() {
 }
 
 #[test]
+fn a_prompt_is_given_up_only_when_two_workers_failed_or_there_is_but_one() {
+    let mut s = ready();
+    s.join(0.0, "w1", Member::new(Role::RolloutWorker, 0.0)).unwrap();
+    let first = s.grant(0.0, "w0", 1).unwrap()[0];
+    assert_eq!(s.fail(0.0, "w0", first.lease, first.fence, "no image").unwrap(), Failure::Requeued);
+    // Not to the same worker again while there is another one.
+    let others = s.grant(0.0, "w0", 9).unwrap();
+    assert_eq!(others.len(), 3);
+    assert!(others.iter().all(|g| g.work != first.work));
+    let second = s.grant(0.0, "w1", 9).unwrap()[0];
+    assert_eq!(second.work, first.work);
+    let given_up = s.fail(0.0, "w1", second.lease, second.fence, "no image").unwrap();
+    assert_eq!(given_up, Failure::Quarantine(vec!["no image".into(), "no image".into()]));
+
+    let mut s = ready();
+    for expected in [Failure::Requeued, Failure::Quarantine(vec!["bad".into(), "bad".into()])] {
+        let g = s.grant(0.0, "w0", 1).unwrap()[0];
+        assert_eq!(s.fail(0.0, "w0", g.lease, g.fence, "bad").unwrap(), expected);
+    }
+}
+
+#[test]
+fn whoever_is_silent_is_lost_with_its_process() {
+    let mut s = ready();
+    s.join(0.0, "w7", Member { pid: 4711, ..Member::new(Role::RolloutWorker, 0.0) }).unwrap();
+    s.touch(4.0, "w0").unwrap();
+    s.touch(4.0, LEARNER).unwrap();
+    assert!(s.tick(5.0).members.is_empty());
+    // If nobody could be heard, nobody was silent.
+    s.forgive(2.0);
+    assert!(s.tick(6.5).members.is_empty());
+    assert_eq!(s.tick(7.5).members, [("w7".to_owned(), 4711)]);
+}
+
+#[test]
 fn whoever_is_late_is_named() {
     let s = RunState::new(plan(), Recovered::default());
-    assert!(s.late(59.0).is_none());
-    assert!(s.late(61.0).unwrap().contains("no learner"));
+    assert!(s.late(59.0, &[]).is_none());
+    assert!(s.late(61.0, &[]).unwrap().contains("start one with `learner"));
+    let children = [("learner-0".to_owned(), 71), ("worker-0".to_owned(), 72)];
+    assert!(s.late(61.0, &children).unwrap().contains("late: `learner-0` (process 71); see its log"));
     let mut s = ready();
     s.remove(1.0, "w0");
-    assert!(s.late(62.0).unwrap().contains("no rollout worker"));
+    assert!(s.late(62.0, &[]).unwrap().contains("no rollout worker"));
+    assert!(s.late(62.0, &children).unwrap().contains("late: `worker-0` (process 72)"));
     let mut s = ready();
-    s.grant(0.0, "w0", 1).unwrap();
-    assert!(s.late(51.0).unwrap().contains("w0"));
+    s.join(0.0, "w9", Member { pid: 99, ..Member::new(Role::RolloutWorker, 0.0) }).unwrap();
+    assert!(s.late(51.0, &[]).unwrap().contains("`w0`, `w9` (process 99), none asks for work"));
+    s.grant(0.0, "w9", 1).unwrap();
+    assert!(s.late(51.0, &[]).unwrap().contains("late: `w9` (process 99)"));
     let mut s = ready();
     for g in s.grant(0.0, "w0", 9).unwrap() {
         s.submit(0.0, "w0", g.lease, g.fence, 0).unwrap();
         s.recorded(0.0, g.work);
     }
     assert_eq!(s.phase(), Phase::Train { step: 0 });
-    assert!(s.late(61.0).unwrap().contains("learner `l`"));
+    assert!(s.late(61.0, &[]).unwrap().contains("learner `l`"));
 }

@@ -14,8 +14,8 @@ pub struct Expired {
     pub deadline: u64,
     /// Their holder was lost.
     pub lost: u64,
-    /// Members that were lost.
-    pub members: Vec<String>,
+    /// Members that were lost, with their process ids (0 = not told).
+    pub members: Vec<(String, u32)>,
 }
 
 /// What becomes of a prompt that a worker could not answer.
@@ -191,7 +191,18 @@ impl RunState {
         }
         let ready = self.stopping.is_none() && self.phase.version().is_some() && self.served == self.phase.version();
         let capacity = if ready { capacity as usize } else { 0 };
-        Ok(self.board.grant(now, id, capacity, self.plan.lease_seconds))
+        let alone = self.alone();
+        Ok(self.board.grant(now, id, capacity, self.plan.lease_seconds, alone))
+    }
+
+    /// Whether there is but one worker.
+    fn alone(&self) -> bool {
+        self.members.count(Role::RolloutWorker) <= 1
+    }
+
+    /// Ends a lease whose task needs no answer. True if it must be made durable now and reported with `recorded`.
+    pub fn give_up(&mut self, id: &str, grant: &Grant) -> bool {
+        self.board.submit(id, grant.lease, grant.fence, grant.version) == Admission::Record
     }
 
     /// Takes back leases that never reached their holder.
@@ -240,7 +251,8 @@ impl RunState {
             return Ok(Failure::Ignored);
         }
         self.progress_at = self.progress_at.max(now);
-        Ok(match self.board.fail(lease, reason) {
+        let alone = self.alone();
+        Ok(match self.board.fail(lease, id, reason, alone) {
             Some(reasons) => Failure::Quarantine(reasons),
             None => Failure::Requeued,
         })
@@ -259,11 +271,19 @@ impl RunState {
         true
     }
 
+    /// The coordinator itself stood still for this long: nobody else is late for it.
+    pub fn forgive(&mut self, seconds: Seconds) {
+        self.members.forgive(seconds);
+        self.board.extend(seconds);
+    }
+
     /// Takes back what is overdue (INV-7).
     pub fn tick(&mut self, now: Seconds) -> Expired {
         let silence = MISSED_HEARTBEATS * self.plan.heartbeat_seconds;
-        let members = self.members.silent(now - silence);
-        let lost = members.iter().map(|id| self.remove(now, id)).sum();
+        let silent = self.members.silent(now - silence);
+        let members = silent.into_iter().map(|id| (self.members.get(&id).map_or(0, |m| m.pid), id));
+        let members: Vec<(String, u32)> = members.map(|(pid, id)| (id, pid)).collect();
+        let lost = members.iter().map(|(id, _)| self.remove(now, id)).sum();
         let overdue = self.board.take_back(|_, _, deadline| deadline < now);
         for (lease, holder) in &overdue {
             if let Some(member) = self.members.get_mut(holder) {

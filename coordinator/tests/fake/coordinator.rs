@@ -2,6 +2,7 @@
 
 use super::{SLAB, TEST, TRAIN};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use quorum_coordinator::launcher::Roster;
 use quorum_coordinator::ledger::{History, Ledger};
 use quorum_coordinator::material::{Material, Model};
 use quorum_coordinator::run::{Handle, Parts, RunEnd, recover, start};
@@ -66,6 +67,7 @@ pub fn material(dir: &Path, set: &[&str]) -> Material {
     let model = Model {
         side_files: [("config.json".to_owned(), b"{}".to_vec())].into(),
         slab_bytes: SLAB as u64,
+        frozen: None,
         processor: None,
     };
     Material::new(
@@ -105,6 +107,7 @@ impl Coordinator {
             observer: Arc::new(()),
             run_id: run_id.clone(),
             epoch,
+            children: Roster::default(),
         });
         let shared = Shared { run: handle.clone(), material: material.clone(), weights, run_id, epoch };
         let page = PrometheusBuilder::new().build_recorder().handle();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Where an answer may stand. Only the last balanced box counts unless a fallback is switched on.
+/// `[vote.extract]`: where an answer may stand. Only the last balanced box counts unless a fallback is switched on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExtractRule {

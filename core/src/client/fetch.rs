@@ -1,7 +1,8 @@
 //! Fetching blobs and weights as streams of chunks, every byte checked against its digest before use (INV-8).
 
 use super::{ClientError, Session};
-use crate::digest::{Sha256, f32_from_le};
+use crate::config::Precision;
+use crate::digest::{Sha256, policy_from_le, weight_size};
 use quorum_proto::v1;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +16,9 @@ const LARGEST_BLOB: u64 = 1 << 30;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights {
     pub version: u64,
+    /// The trainable weights.
     pub slab: Vec<f32>,
-    /// SHA-256 hex of the slab's little-endian bytes.
+    /// SHA-256 hex of their little-endian bytes in the precision they are published in.
     pub digest: String,
 }
 
@@ -67,7 +69,7 @@ pub async fn fetch_weights(session: &Session, version: u64, elements: usize) -> 
     let link = &session.link;
     let request = v1::FetchWeightsRequest { caller: Some(session.caller("")), version };
     let mut stream = link.call("FetchWeights", CHUNK, link.cluster().fetch_weights(request)).await?;
-    let mut assembly = Assembly::new(version, elements);
+    let mut assembly = Assembly::new(version, elements, session.config.train.precision);
     let damaged = |reason: String| ClientError::Damaged {
         url: link.url().into(),
         what: format!("weights version {version}"),
@@ -79,22 +81,58 @@ pub async fn fetch_weights(session: &Session, version: u64, elements: usize) -> 
     assembly.finish().map_err(damaged)
 }
 
+/// The weights that do not learn, `total` bytes, handed to `sink` in order as they arrive. What it was given counts only if this returns Ok.
+///
+/// # Errors
+/// As for [`fetch_weights`], or what `sink` says.
+pub async fn fetch_frozen(
+    session: &Session,
+    total: u64,
+    mut sink: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<(), ClientError> {
+    let link = &session.link;
+    let request = v1::FetchFrozenRequest { caller: Some(session.caller("")) };
+    let mut stream = link.call("FetchFrozen", CHUNK, link.cluster().fetch_frozen(request)).await?;
+    let damaged =
+        |reason: String| ClientError::Damaged { url: link.url().into(), what: "the frozen weights".to_owned(), reason };
+    let (mut have, mut hash) = (0, Sha256::new());
+    while let Some(chunk) = link.next("FetchFrozen", CHUNK, &mut stream).await? {
+        if (chunk.offset, chunk.total) != (have, total) || chunk.data.len() as u64 > total - have {
+            let (at, of) = (chunk.offset, chunk.total);
+            return Err(damaged(format!("a chunk at {at} of {of} does not follow {have} of {total}")));
+        }
+        if blake3::hash(&chunk.data).as_bytes().as_slice() != &chunk.chunk_digest[..] {
+            return Err(damaged(format!("the chunk at {have} has another digest than promised")));
+        }
+        hash.update(&chunk.data);
+        have += chunk.data.len() as u64;
+        sink(&chunk.data).map_err(damaged)?;
+    }
+    let (found, promised) = (hash.finish_hex(), &session.reply.frozen_digest);
+    if have != total || found != *promised {
+        return Err(damaged(format!("{have} of {total} bytes came with SHA-256 {found}, promised was {promised}")));
+    }
+    Ok(())
+}
+
 /// Puts chunks together; refuses gaps, foreign versions and wrong digests.
 struct Assembly {
     version: u64,
     elements: usize,
+    precision: Precision,
     slab: Vec<f32>,
     digest: Option<String>,
     hash: Sha256,
 }
 
 impl Assembly {
-    fn new(version: u64, elements: usize) -> Self {
-        Self { version, elements, slab: Vec::with_capacity(elements), digest: None, hash: Sha256::new() }
+    fn new(version: u64, elements: usize, precision: Precision) -> Self {
+        Self { version, elements, precision, slab: Vec::with_capacity(elements), digest: None, hash: Sha256::new() }
     }
 
     fn add(&mut self, chunk: &v1::WeightChunk) -> Result<(), String> {
-        let (have, want) = (self.slab.len() as u64 * 4, self.elements as u64 * 4);
+        let size = weight_size(self.precision);
+        let (have, want) = ((self.slab.len() * size) as u64, (self.elements * size) as u64);
         if chunk.version != self.version {
             return Err(format!("a chunk belongs to version {}", chunk.version));
         }
@@ -104,7 +142,7 @@ impl Assembly {
                 chunk.total
             ));
         }
-        if chunk.offset != have || have + chunk.data.len() as u64 > want || !chunk.data.len().is_multiple_of(4) {
+        if chunk.offset != have || have + chunk.data.len() as u64 > want || !chunk.data.len().is_multiple_of(size) {
             return Err(format!("a chunk of {} bytes at {} does not follow {have}", chunk.data.len(), chunk.offset));
         }
         if blake3::hash(&chunk.data).as_bytes().as_slice() != &chunk.chunk_digest[..] {
@@ -114,7 +152,7 @@ impl Assembly {
             return Err("its chunks belong to different weights".into());
         }
         self.hash.update(&chunk.data);
-        f32_from_le(&chunk.data, &mut self.slab);
+        policy_from_le(&chunk.data, self.precision, &mut self.slab);
         Ok(())
     }
 
@@ -150,7 +188,7 @@ mod tests {
     }
 
     fn assemble(chunks: &[v1::WeightChunk], elements: usize) -> Result<Weights, String> {
-        let mut assembly = Assembly::new(3, elements);
+        let mut assembly = Assembly::new(3, elements, Precision::F32);
         chunks.iter().try_for_each(|c| assembly.add(c))?;
         assembly.finish()
     }

@@ -11,7 +11,7 @@ mod session;
 
 pub use cache::ByteCache;
 pub use error::ClientError;
-pub use fetch::{Weights, fetch_blob, fetch_weights};
+pub use fetch::{Weights, fetch_blob, fetch_frozen, fetch_weights};
 pub use heartbeat::{Cancellations, Heartbeat, Pulse, Vitals};
 pub use link::{Auth, Link, LinkOptions};
 pub use machine::{cores, shutdown_signal};

@@ -21,37 +21,96 @@ pub enum ConfigError {
     Invalid(Vec<String>),
 }
 
+impl ConfigError {
+    /// One line a mistake.
+    pub fn mistakes(&self) -> Vec<String> {
+        match self {
+            Self::Invalid(all) => all.clone(),
+            one => vec![one.to_string()],
+        }
+    }
+}
+
+/// Mistakes found so far.
+type Mistakes = Vec<ConfigError>;
+
+/// The configuration, or every mistake at once.
+fn settle(config: Option<RunConfig>, mut mistakes: Mistakes) -> Result<RunConfig, ConfigError> {
+    match (config, mistakes.len()) {
+        (Some(config), 0) => Ok(config),
+        (_, 1) => Err(mistakes.remove(0)),
+        _ => Err(ConfigError::Invalid(mistakes.iter().flat_map(ConfigError::mistakes).collect())),
+    }
+}
+
 /// The recipe of the bundled model and data, used when no file is given.
 const DEFAULT_RECIPE: &str = include_str!("../../../assets/recipes/default.toml");
 
 /// Merges defaults, a file (without one, the bundled recipe) and `key=value` overrides, and checks the result.
+///
+/// # Errors
+/// Every mistake at once: unknown keys, wrong types, values out of range, settings that contradict each other.
 pub fn load(file: Option<&Path>, overrides: &[String]) -> Result<RunConfig, ConfigError> {
-    let mut table = defaults()?;
-    let known = table.clone();
-    let (text, origin) = match file {
-        None => (DEFAULT_RECIPE.to_owned(), "the bundled recipe".to_owned()),
-        Some(path) => {
-            let origin = path.display().to_string();
-            let text =
-                std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: origin.clone(), source });
-            (text?, origin)
-        }
+    let (config, mistakes) = gather(file, overrides);
+    settle(config, mistakes)
+}
+
+/// The configuration as far as it can be read (unusable values stand at their defaults), and every mistake, one line each.
+pub fn examine(file: Option<&Path>, overrides: &[String]) -> (RunConfig, Vec<String>) {
+    let (config, mistakes) = gather(file, overrides);
+    (config.unwrap_or_default(), mistakes.iter().flat_map(ConfigError::mistakes).collect())
+}
+
+fn gather(file: Option<&Path>, overrides: &[String]) -> (Option<RunConfig>, Mistakes) {
+    let mut mistakes = Mistakes::new();
+    let mut table = match defaults() {
+        Ok(table) => table,
+        Err(e) => return (None, vec![e]),
     };
-    merge(&mut table, parse(&text, &origin)?, &known, "", &origin)?;
-    for item in overrides {
-        let (key, text) = item.split_once('=').ok_or_else(|| ConfigError::Override(item.clone()))?;
-        let overlay = nested(key.trim(), scalar(text.trim()))?;
-        merge(&mut table, overlay, &known, "", "--set")?;
+    let known = table.clone();
+    let mut overlays = Vec::new();
+    let set = |item: &String| override_of(item).map(|overlay| (overlay, "--set".to_owned()));
+    for source in std::iter::once(read(file)).chain(overrides.iter().map(set)) {
+        match source {
+            Ok(overlay) => overlays.push(overlay),
+            Err(e) => mistakes.push(e),
+        }
     }
-    finish(table)
+    super::presets::apply(&mut table, overlays.iter().map(|(overlay, _)| overlay));
+    for (overlay, origin) in overlays {
+        merge(&mut table, overlay, &known, "", &origin, &mut mistakes);
+    }
+    finish(table, &known, mistakes)
 }
 
 /// Reads a complete or partial configuration from text (a resolved file, the reply to Join).
+///
+/// # Errors
+/// As [`load`].
 pub fn from_toml(text: &str, origin: &str) -> Result<RunConfig, ConfigError> {
+    let mut mistakes = Mistakes::new();
     let mut table = defaults()?;
     let known = table.clone();
-    merge(&mut table, parse(text, origin)?, &known, "", origin)?;
-    finish(table)
+    let overlay = parse(text, origin)?;
+    super::presets::apply(&mut table, std::iter::once(&overlay));
+    merge(&mut table, overlay, &known, "", origin, &mut mistakes);
+    let (config, mistakes) = finish(table, &known, mistakes);
+    settle(config, mistakes)
+}
+
+fn read(file: Option<&Path>) -> Result<(Table, String), ConfigError> {
+    let Some(path) = file else {
+        let origin = "the bundled recipe".to_owned();
+        return Ok((parse(DEFAULT_RECIPE, &origin)?, origin));
+    };
+    let origin = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: origin.clone(), source })?;
+    Ok((parse(&text, &origin)?, origin))
+}
+
+fn override_of(item: &str) -> Result<Table, ConfigError> {
+    let (key, text) = item.split_once('=').ok_or_else(|| ConfigError::Override(item.to_owned()))?;
+    nested(key.trim(), scalar(text.trim()))
 }
 
 /// The resolved configuration as TOML.
@@ -67,6 +126,7 @@ pub fn digest(config: &RunConfig) -> String {
     c.data.train = String::new();
     c.data.train_labels = String::new();
     c.data.test = String::new();
+    c.data.image_root = String::new();
     c.cluster = super::ClusterSection::default();
     c.checkpoint = super::CheckpointSection::default();
     c.learner.threads = 0;
@@ -75,12 +135,64 @@ pub fn digest(config: &RunConfig) -> String {
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
-fn finish(table: Table) -> Result<RunConfig, ConfigError> {
-    let config: RunConfig = Value::Table(table)
-        .try_into()
-        .map_err(|e: toml::de::Error| ConfigError::Invalid(vec![format!("configuration: {}", e.message())]))?;
-    super::validate::validate(&config)?;
-    Ok(config)
+fn finish(table: Table, known: &Table, mut mistakes: Mistakes) -> (Option<RunConfig>, Mistakes) {
+    let config: RunConfig = match Value::Table(table.clone()).try_into() {
+        Ok(config) => config,
+        Err(whole) => {
+            let before = mistakes.len();
+            let rest = without_unreadable(&table, known, &mut mistakes);
+            match Value::Table(rest).try_into() {
+                Ok(config) if mistakes.len() > before => config,
+                _ => {
+                    mistakes.push(unreadable("configuration", &whole));
+                    return (None, mistakes);
+                }
+            }
+        }
+    };
+    if let Err(e) = super::validate::validate(&config) {
+        mistakes.push(e);
+    }
+    (Some(config), mistakes)
+}
+
+fn unreadable(key: &str, error: &toml::de::Error) -> ConfigError {
+    ConfigError::Value { key: key.to_owned(), message: error.message().to_owned() }
+}
+
+/// The table with the default in place of every value that cannot be read; each becomes a mistake.
+fn without_unreadable(table: &Table, known: &Table, mistakes: &mut Mistakes) -> Table {
+    let mut readable = known.clone();
+    let mut keys = Vec::new();
+    flatten(table, "", &mut keys);
+    for key in keys {
+        let Some(value) = at(table, &key).filter(|v| Some(*v) != at(known, &key)) else { continue };
+        let mut alone = known.clone();
+        put(&mut alone, &key, value.clone());
+        match Value::Table(alone).try_into::<RunConfig>() {
+            Ok(_) => put(&mut readable, &key, value.clone()),
+            Err(e) => mistakes.push(unreadable(&key, &e)),
+        }
+    }
+    readable
+}
+
+fn at<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
+    match key.split_once('.') {
+        Some((head, rest)) => at(table.get(head)?.as_table()?, rest),
+        None => table.get(key),
+    }
+}
+
+fn put(table: &mut Table, key: &str, value: Value) {
+    match key.split_once('.') {
+        Some((head, rest)) => {
+            if let Some(Value::Table(inner)) = table.get_mut(head) {
+                put(inner, rest, value);
+            }
+        }
+        None => drop(table.insert(key.to_owned(), value)),
+    }
 }
 
 fn defaults() -> Result<Table, ConfigError> {
@@ -110,7 +222,7 @@ fn nested(key: &str, value: Value) -> Result<Table, ConfigError> {
     Ok(table)
 }
 
-fn merge(base: &mut Table, overlay: Table, root: &Table, prefix: &str, origin: &str) -> Result<(), ConfigError> {
+fn merge(base: &mut Table, overlay: Table, root: &Table, prefix: &str, origin: &str, mistakes: &mut Mistakes) {
     for (key, value) in overlay {
         let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         let unknown = |path: &str| ConfigError::UnknownKey {
@@ -119,17 +231,19 @@ fn merge(base: &mut Table, overlay: Table, root: &Table, prefix: &str, origin: &
             hint: hint(path, root),
         };
         match (base.get_mut(&key), value) {
-            (None, _) => return Err(unknown(&path)),
-            (Some(Value::Table(inner)), Value::Table(over)) => merge(inner, over, root, &path, origin)?,
+            (None, _) => mistakes.push(unknown(&path)),
+            (Some(Value::Table(inner)), Value::Table(over)) => merge(inner, over, root, &path, origin, mistakes),
             (Some(Value::Table(_)), other) => {
                 let message = format!("is a section, not a value; set a key in it, e.g. `{path}.…`, got {other}");
-                return Err(ConfigError::Value { key: path, message });
+                mistakes.push(ConfigError::Value { key: path, message });
             }
-            (Some(slot), Value::Table(_)) if !slot.is_table() => return Err(unknown(&format!("{path}.…"))),
-            (Some(slot), value) => *slot = coerce(slot, value, &path)?,
+            (Some(slot), Value::Table(_)) if !slot.is_table() => mistakes.push(unknown(&format!("{path}.…"))),
+            (Some(slot), value) => match coerce(slot, value, &path) {
+                Ok(value) => *slot = value,
+                Err(e) => mistakes.push(e),
+            },
         }
     }
-    Ok(())
 }
 
 /// Keeps the type of the default; an integer is accepted where a float stands.
@@ -216,6 +330,27 @@ mod tests {
     fn a_wrong_type_names_the_key() {
         let e = set(&["run.steps=many"]).unwrap_err().to_string();
         assert!(e.contains("run.steps") && e.contains("integer"), "{e}");
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let e = set(&[
+            "run.stpes=3",
+            "run.steps=many",
+            "objective.kind=guess",
+            "run.seed=-1",
+            "vote.band_low=2.0",
+            "rollout.top_p=2.0",
+            "nonsense",
+        ])
+        .unwrap_err();
+        let all = e.mistakes();
+        let named = ["run.stpes", "run.steps", "objective.kind", "run.seed", "vote.band_low", "rollout.top_p"];
+        for key in named {
+            assert!(all.iter().any(|m| m.contains(key)), "{key}: {all:#?}");
+        }
+        assert_eq!(all.len(), 7, "{all:#?}");
+        assert!(all.iter().any(|m| m.contains("KEY=VALUE") && m.contains("nonsense")), "{all:#?}");
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! The one typed configuration of a run, for all processes: defaults < file < `QUORUM_SET` < `--set key=value`.
 
 mod load;
+mod presets;
 mod sections;
+mod train;
 mod validate;
 
-pub use load::{ConfigError, digest, from_toml, load, to_toml};
+pub use load::{ConfigError, digest, examine, from_toml, load, to_toml};
+pub use presets::{preset, preset_names};
 pub use sections::*;
+pub use train::*;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,12 +19,14 @@ use serde::{Deserialize, Serialize};
 pub struct RunConfig {
     pub run: RunSection,
     pub model: ModelSection,
+    pub template: TemplateSection,
     pub data: DataSection,
     pub rollout: RolloutSection,
     pub view: ViewSection,
     pub vote: crate::vote::VoteRule,
     pub objective: ObjectiveSection,
     pub optim: OptimSection,
+    pub train: TrainSection,
     pub eval: EvalSection,
     pub checkpoint: CheckpointSection,
     pub cluster: ClusterSection,

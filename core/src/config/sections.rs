@@ -34,42 +34,93 @@ impl Default for ModelSection {
     }
 }
 
+/// A switch that may be left to the chat template.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Thinking {
+    /// As the template has it.
+    #[default]
+    Template,
+    On,
+    Off,
+}
+
+/// `[template]`: choices of the run in the checkpoint's chat template.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TemplateSection {
+    /// System turn before every prompt; empty = as the template has it (some have a default one).
+    pub system: String,
+    /// `enable_thinking` of Qwen3's templates.
+    pub thinking: Thinking,
+}
+
 /// Where image placeholders stand in a question.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImagePlacement {
-    /// The text holds one `<image>` an image.
+    /// As the text has them, one `<image>` an image; a text without any gets all images before it.
+    #[default]
+    FirstIfNone,
+    /// The text must hold one `<image>` an image.
+    AsWritten,
+    /// All images go before the text, wherever it has them.
+    First,
+}
+
+/// What is taken out of an answer cell. A cell without it counts as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerForm {
+    /// The whole cell.
     #[default]
     AsWritten,
-    /// All images go before the text.
-    First,
+    /// What stands in the last `<answer>…</answer>`.
+    Tagged,
+    /// What stands in the last `\boxed{…}`.
+    Boxed,
+    /// What follows the last `####`.
+    AfterHashes,
+    /// The letter of the choice (of those the template shows) that equals the cell.
+    Letter,
 }
 
 /// `[data]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataSection {
-    /// Training questions (parquet or JSONL). Not part of the digest: the content hash is recorded instead.
+    /// Training questions: a file, a directory, or `DIR#SPLIT`. Not part of the digest: the content hash is recorded instead.
     pub train: String,
     /// Answers of the training questions, read only by `reward.source = "ground_truth"`. Empty = none.
     pub train_labels: String,
     /// Labelled questions for `coordinator`'s evaluation before and after. Empty = no evaluation.
     pub test: String,
-    /// Column with the question.
+    /// Layout of a published data set, which sets the keys below that are not set explicitly. Empty = none.
+    pub preset: String,
+    /// Column with the question. In every column key `a|b` is the first of these that the file has, and "none" is no column.
     pub question_column: String,
-    /// Column with the image or list of images.
+    /// Column with the image or list of images; with none the data is text.
     pub image_column: String,
     /// Column with the answer, where there is one.
     pub answer_column: String,
     /// Column with a worked response, for `objective.kind = "sft"`.
     pub response_column: String,
+    /// Column with a name for each record.
+    pub id_column: String,
     pub image_placement: ImagePlacement,
-    /// Appended to every question.
+    /// Question as shown: `{question}` and `{COLUMN}` are filled in; a list becomes lines `(A) …`; a line of empty columns alone is left out.
+    pub template: String,
+    /// Appended to every question. "method" = the method's suffix.
     pub suffix: String,
+    pub answer_form: AnswerForm,
+    /// Directory that image paths are relative to and may not leave. Empty = that of the data. Not part of the digest.
+    pub image_root: String,
     /// Images with more pixels are refused.
     pub max_image_pixels: u64,
     /// Encoded images with more bytes are refused.
     pub max_image_bytes: u64,
+    /// Records with more bytes of text are refused.
+    pub max_record_bytes: u64,
 }
 
 impl Default for DataSection {
@@ -78,14 +129,20 @@ impl Default for DataSection {
             train: "assets/data/unlabelled.parquet".into(),
             train_labels: String::new(),
             test: "assets/data/test.parquet".into(),
-            question_column: "problem".into(),
-            image_column: "images".into(),
-            answer_column: "answer".into(),
-            response_column: "response".into(),
-            image_placement: ImagePlacement::AsWritten,
+            preset: String::new(),
+            question_column: "problem|question|query".into(),
+            image_column: "images|image|decoded_image|file_name|file_names|none".into(),
+            answer_column: "answer|none".into(),
+            response_column: "response|solution|none".into(),
+            id_column: "id|pid|none".into(),
+            image_placement: ImagePlacement::FirstIfNone,
+            template: "{question}".into(),
             suffix: String::new(),
+            answer_form: AnswerForm::AsWritten,
+            image_root: String::new(),
             max_image_pixels: 64 << 20,
             max_image_bytes: 32 << 20,
+            max_record_bytes: 4 << 20,
         }
     }
 }
@@ -108,6 +165,8 @@ pub struct RolloutSection {
     pub top_k: u32,
     /// Tokens.
     pub max_new_tokens: u32,
+    /// Records whose prompt has more tokens are set aside; 0 = as many as the model's positions allow.
+    pub max_prompt_tokens: u32,
     /// Where rewards come from.
     pub reward: crate::reward::RewardSource,
 }
@@ -122,6 +181,7 @@ impl Default for RolloutSection {
             top_p: 1.0,
             top_k: 0,
             max_new_tokens: 48,
+            max_prompt_tokens: 0,
             reward: crate::reward::RewardSource::Majority,
         }
     }

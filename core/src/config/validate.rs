@@ -1,6 +1,6 @@
 //! Every mistake of a configuration at once, each naming its key and what to do.
 
-use super::{ConfigError, ObjectiveKind, RunConfig};
+use super::{AnswerForm, ConfigError, ObjectiveKind, RunConfig};
 use crate::reward::RewardSource;
 
 /// Checks ranges and combinations.
@@ -93,5 +93,22 @@ pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
         c.rollout.reward != RewardSource::GroundTruth || !c.data.train_labels.is_empty(),
         "rollout.reward = \"ground_truth\" needs data.train_labels",
     );
+    let presets = super::preset_names();
+    need(
+        c.data.preset.is_empty() || presets.contains(&c.data.preset.as_str()),
+        &format!("data.preset `{}` is unknown; there are {}", c.data.preset, presets.join(", ")),
+    );
+    for (key, v) in [
+        ("max_image_pixels", c.data.max_image_pixels),
+        ("max_image_bytes", c.data.max_image_bytes),
+        ("max_record_bytes", c.data.max_record_bytes),
+    ] {
+        need(v > 0, &format!("data.{key} must be at least 1"));
+    }
+    need(
+        c.data.answer_form != AnswerForm::Letter || c.data.template.replace("{question}", "").contains('{'),
+        "data.answer_form = \"letter\" needs a data.template that shows the choices, e.g. \"{question}\\n{choices}\"",
+    );
+    wrong.extend(super::train::mistakes(&c.train));
     if wrong.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(wrong)) }
 }

@@ -1,102 +1,62 @@
 //! A data set in memory: records with encoded images. A bad record is set aside with its reason and changes nothing for the rest; a bad file is one error.
 
-mod folder;
+mod build;
+mod columns;
+mod csv;
+mod images;
 mod jsonl;
 mod labels;
+mod lines;
+mod options;
 mod parquet_file;
-mod raw;
+mod source;
 
-use crate::decode::{Limits, check_header, decode};
+pub use options::{ImageCheck, OpenOptions};
+
 use crate::error::DataError;
-use crate::record::{Columns, Record};
-use quorum_core::config::{DataSection, ImagePlacement};
-use std::fmt;
+use crate::fault::{Fault, SET_ASIDE_KEPT, SetAside};
+use crate::record::Record;
+use images::Place;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// How thoroughly images are looked at on opening.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ImageCheck {
-    /// Decode each once, so that no damaged image is met in the middle of a run.
-    #[default]
-    Full,
-    /// Size and header only.
-    Header,
-}
-
-/// How a data set is read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OpenOptions {
-    pub columns: Columns,
-    pub placement: ImagePlacement,
-    pub limits: Limits,
-    pub check: ImageCheck,
-}
-
-impl From<&Columns> for OpenOptions {
-    fn from(columns: &Columns) -> Self {
-        Self { columns: columns.clone(), ..Self::default() }
-    }
-}
-
-impl From<&DataSection> for OpenOptions {
-    /// A column that is left at its default takes any of its usual names.
-    fn from(section: &DataSection) -> Self {
-        let default = DataSection::default();
-        let chosen = |name: &String, usual: &String| (!name.is_empty() && name != usual).then(|| name.clone());
-        Self {
-            columns: Columns {
-                image: chosen(&section.image_column, &default.image_column),
-                question: chosen(&section.question_column, &default.question_column),
-                answer: chosen(&section.answer_column, &default.answer_column),
-                response: chosen(&section.response_column, &default.response_column),
-                id: None,
-            },
-            placement: section.image_placement,
-            limits: Limits { max_pixels: section.max_image_pixels, max_bytes: section.max_image_bytes },
-            check: ImageCheck::Full,
-        }
-    }
-}
-
-/// A record that cannot be used, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SetAside {
-    pub file: PathBuf,
-    /// As [`Record::row`].
-    pub row: u64,
-    pub reason: String,
-}
-
-impl fmt::Display for SetAside {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, row {}: {}", self.file.display(), self.row, self.reason)
-    }
-}
-
-/// All usable records, in the order of the file.
+/// All usable records, in the order of the files.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     path: PathBuf,
     records: Vec<Record>,
+    /// Files in order, each with the number of its first row.
+    files: Vec<(u64, PathBuf)>,
     set_aside: Vec<SetAside>,
+    by_kind: BTreeMap<&'static str, u64>,
 }
 
 impl Dataset {
-    /// Reads a `.parquet` or `.jsonl` file, or a directory: of such files (all of them, by name; rows count on), else of `.png` / `.jpg` images, which become questions without words.
+    /// Reads a `.parquet`, `.jsonl` or `.csv` file; a directory of such files (by name; rows count on), else of images; or one split of a directory, `DIR#SPLIT`.
     ///
     /// # Errors
-    /// A missing or unreadable file, a missing column, or not one usable record.
+    /// A missing or unreadable file, a missing column, a directory of several splits, or not one usable record.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, DataError> {
-        let mut data = Self { path: path.to_path_buf(), records: Vec::new(), set_aside: Vec::new() };
+        let source = source::find(path)?;
+        let mut data = Self {
+            path: path.to_path_buf(),
+            records: Vec::new(),
+            files: Vec::new(),
+            set_aside: Vec::new(),
+            by_kind: BTreeMap::new(),
+        };
         let mut rows = 0;
-        for file in folder::files(path)? {
+        for file in source.files {
+            let place = Place { base: file.path.parent().unwrap_or(Path::new("")), root: &source.root };
             let outcomes = match file.kind {
-                folder::Kind::Parquet => parquet_file::read(&file.path, options)?,
-                folder::Kind::Jsonl => jsonl::read(&file.path, options)?,
-                folder::Kind::Image => vec![(0, raw::lone_image(&file.path, options))],
+                source::Kind::Parquet => parquet_file::read(&file.path, &place, options)?,
+                source::Kind::Jsonl => jsonl::read(&file.path, &place, options)?,
+                source::Kind::Csv => csv::read(&file.path, &place, options)?,
+                source::Kind::Image => vec![(0, build::lone_image(&file.path, &place, options))],
             };
             let next = outcomes.last().map_or(0, |(row, _)| row + 1);
-            data.absorb(&file.path, rows, outcomes, options);
+            data.files.push((rows, file.path));
+            data.absorb(rows, outcomes, options);
             rows += next;
         }
         if data.records.is_empty() {
@@ -104,21 +64,49 @@ impl Dataset {
             return Err(DataError::NoRecords { path: path.to_path_buf(), rows, first });
         }
         if let Some(first) = data.set_aside.first() {
-            tracing::warn!(count = data.set_aside.len(), first = %first, "records set aside");
+            tracing::warn!(count = data.set_aside_count(), first = %first, "records set aside");
         }
         Ok(data)
     }
 
-    /// Takes over the rows of one file, whose first row is number `offset` of the data set.
-    fn absorb(&mut self, file: &Path, offset: u64, outcomes: raw::Outcomes, options: &OpenOptions) {
-        let faults = image_faults(&outcomes, options);
+    /// Takes over the rows of the newest file, whose first row is number `offset` of the data set.
+    fn absorb(&mut self, offset: u64, outcomes: build::Outcomes, options: &OpenOptions) {
+        let faults = images::faults(&outcomes, options);
         for ((row, outcome), fault) in outcomes.into_iter().zip(faults) {
             let row = row + offset;
             match outcome.and_then(|record| fault.map_or(Ok(record), Err)) {
                 Ok(record) => self.records.push(Record { row, ..record }),
-                Err(reason) => self.set_aside.push(SetAside { file: file.to_path_buf(), row, reason }),
+                Err(fault) => self.put_aside(row, fault),
             }
         }
+    }
+
+    fn put_aside(&mut self, row: u64, fault: Fault) {
+        *self.by_kind.entry(fault.kind).or_default() += 1;
+        if self.set_aside.len() >= SET_ASIDE_KEPT {
+            return;
+        }
+        let at = self.files.partition_point(|(first, _)| *first <= row);
+        let (first, file) = at.checked_sub(1).and_then(|i| self.files.get(i)).cloned().unwrap_or_default();
+        let Fault { kind, reason } = fault;
+        self.set_aside.push(SetAside { file, row, row_in_file: row - first, kind, reason });
+    }
+
+    /// Sets aside the records that `unfit` has a reason against (a prompt that is too long, say), as if they had been bad from the start. Returns how many.
+    /// None may be left: the caller decides what that means.
+    pub fn set_aside_where(&mut self, mut unfit: impl FnMut(&Record) -> Option<String>) -> usize {
+        let before = self.records.len();
+        let mut found = Vec::new();
+        self.records.retain(|record| {
+            let reason = unfit(record);
+            found.extend(reason.iter().map(|r| (record.row, r.clone())));
+            reason.is_none()
+        });
+        for (row, reason) in found {
+            self.put_aside(row, Fault::new(Fault::UNFIT, reason));
+        }
+        self.set_aside.sort_by_key(|s| s.row);
+        before - self.records.len()
     }
 
     /// Where it was read from.
@@ -135,7 +123,7 @@ impl Dataset {
         self.records.len()
     }
 
-    /// Never true of an opened data set.
+    /// Never true of a data set just opened.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
@@ -151,9 +139,19 @@ impl Dataset {
         self.records.get(at)
     }
 
-    /// Records that cannot be used, in the order of the file.
+    /// Records that cannot be used, in the order of the files: the first [`SET_ASIDE_KEPT`].
     pub fn set_aside(&self) -> &[SetAside] {
         &self.set_aside
+    }
+
+    /// How many records cannot be used.
+    pub fn set_aside_count(&self) -> u64 {
+        self.by_kind.values().sum()
+    }
+
+    /// The same by [`Fault::kind`].
+    pub fn set_aside_by_kind(&self) -> &BTreeMap<&'static str, u64> {
+        &self.by_kind
     }
 
     /// Whether every record has a reference answer.
@@ -180,37 +178,6 @@ impl Dataset {
         }
         hasher.finalize().to_hex().to_string()
     }
-}
-
-/// What is wrong with the images of each record, decoded by all cores; the result does not depend on how many.
-fn image_faults(outcomes: &[(u64, Result<Record, String>)], options: &OpenOptions) -> Vec<Option<String>> {
-    let fault = |outcome: &(u64, Result<Record, String>)| {
-        let record = outcome.1.as_ref().ok()?;
-        record.images.iter().enumerate().find_map(|(i, image)| {
-            let found = match options.check {
-                ImageCheck::Full => decode(&image.bytes, &options.limits).map(|_| ()),
-                ImageCheck::Header => check_header(&image.bytes, &options.limits),
-            };
-            let name = image.path.clone().unwrap_or_else(|| format!("image {i}"));
-            found.err().map(|e| format!("{name}: {e}"))
-        })
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let share = outcomes.len().div_ceil(threads).max(1);
-    std::thread::scope(|scope| {
-        let parts: Vec<_> = outcomes
-            .chunks(share)
-            .map(|part| (part, scope.spawn(move || part.iter().map(fault).collect::<Vec<_>>())))
-            .collect();
-        parts
-            .into_iter()
-            .flat_map(|(part, thread)| {
-                thread.join().unwrap_or_else(|_| {
-                    vec![Some("the image decoder failed on this part of the file".to_string()); part.len()]
-                })
-            })
-            .collect()
-    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,12 @@
 //! Reading: our own layout, other writers' layouts, and everything that can be wrong with a file or a row.
 
+mod broken;
+mod layouts;
+
 use super::*;
-use crate::record::ImageBytes;
+use crate::record::{Columns, ImageBytes};
 use crate::writer::write_parquet;
+use quorum_core::config::{AnswerForm, DataSection, ImagePlacement};
 use std::fs;
 use tempfile::TempDir;
 
@@ -66,11 +70,11 @@ fn files_of_other_writers_are_read() {
     assert_eq!(data.len(), 2);
     assert_eq!(data.records()[0].answer.as_deref(), Some("1"));
     assert_eq!(data.records()[0].images[0].hash(), data.records()[1].images[0].hash());
-    let data = open(&fixtures().join("paths.parquet")).unwrap();
+    let strict = OpenOptions { placement: ImagePlacement::AsWritten, ..OpenOptions::default() };
+    let data = Dataset::open(&fixtures().join("paths.parquet"), &strict).unwrap();
     assert_eq!(data.records()[1].images.len(), 2);
     assert_eq!(data.set_aside().len(), 1);
-    let options = OpenOptions { placement: ImagePlacement::First, ..OpenOptions::default() };
-    let data = Dataset::open(&fixtures().join("paths.parquet"), &options).unwrap();
+    let data = open(&fixtures().join("paths.parquet")).unwrap();
     assert_eq!(data.records()[2].question, "<image>Three?");
 }
 
@@ -82,10 +86,10 @@ fn bad_rows_are_set_aside_with_a_reason_and_the_rest_keeps_its_order() {
     let cut = png[..png.len() - 20].to_vec();
     let records = vec![
         record(0, "<image>good", std::slice::from_ref(&png)),
-        record(1, "no placeholder", std::slice::from_ref(&png)),
+        record(1, "<image><image>one image", std::slice::from_ref(&png)),
         record(2, "<image>cut", &[cut]),
         record(3, "<image>text", &[b"hello".to_vec()]),
-        record(4, "none", &[]),
+        record(4, "<image>none", &[]),
         record(5, "<image>good too", &[png]),
     ];
     write_parquet(&path, &records).unwrap();
@@ -93,12 +97,14 @@ fn bad_rows_are_set_aside_with_a_reason_and_the_rest_keeps_its_order() {
     assert_eq!(data.records().iter().map(|r| r.row).collect::<Vec<_>>(), [0, 5]);
     assert_eq!(data.by_row(5).unwrap().question, "<image>good too");
     assert!(data.by_row(2).is_none());
+    let kinds: Vec<(&str, u64)> = data.set_aside_by_kind().iter().map(|(k, n)| (*k, *n)).collect();
+    assert_eq!(kinds, [(Fault::IMAGE_COUNT, 2), (Fault::IMAGE_DECODE, 2)]);
     let reasons: Vec<String> = data.set_aside().iter().map(SetAside::to_string).collect();
     let expected = [
-        "data.image_placement=\"first\"",
+        "has 2 `<image>` but the record has 1 image(s)",
         "0.png: not a readable PNG",
         "0.png: not a readable PNG",
-        "no image in column `images`",
+        "has 1 `<image>` but the record has 0 image(s)",
     ];
     assert_eq!(reasons.len(), expected.len());
     for (i, (reason, part)) in reasons.iter().zip(expected).enumerate() {
@@ -129,6 +135,34 @@ fn json_lines_with_every_fault() {
 }
 
 #[test]
+fn records_found_unfit_later_join_the_list_in_order() {
+    let (_dir, path) = jsonl(&[
+        r#"{"problem": "<image>ok", "image": "a.png"}"#,
+        r#"{"problem": "<image>too long", "image": "a.png"}"#,
+        r#"{"problem": "", "image": "a.png"}"#,
+        r#"{"problem": "<image>ok too", "image": "a.png"}"#,
+    ]);
+    let mut data = open(&path).unwrap();
+    let moved = data.set_aside_where(|r| r.question.contains("long").then(|| "900 tokens".to_string()));
+    assert_eq!((moved, data.len(), data.set_aside_count()), (1, 2, 2));
+    let listed: Vec<(u64, &str)> = data.set_aside().iter().map(|s| (s.row, s.kind)).collect();
+    assert_eq!(listed, [(1, Fault::UNFIT), (2, Fault::MISSING_FIELD)]);
+    let line = serde_json::to_string(&data.set_aside()[0]).unwrap();
+    assert!(line.contains(r#""row":1,"row_in_file":1,"kind":"unfit","reason":"900 tokens""#), "{line}");
+}
+
+#[test]
+fn all_are_counted_but_not_all_are_listed() {
+    let lines: Vec<String> = (0..SET_ASIDE_KEPT + 50).map(|_| r#"{"problem": 1, "image": []}"#.to_string()).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).chain([r#"{"problem": "x"}"#; 60]).collect();
+    let broken = ["{"; SET_ASIDE_KEPT + 7];
+    let (_dir, path) = jsonl(&[&lines[..2], &broken[..]].concat());
+    let data = open(&path).unwrap();
+    assert_eq!((data.len(), data.set_aside().len()), (2, SET_ASIDE_KEPT));
+    assert_eq!(data.set_aside_count(), SET_ASIDE_KEPT as u64 + 7);
+}
+
+#[test]
 fn whole_file_faults_are_one_clear_error() {
     let message = |path: &Path| open(path).unwrap_err().to_string();
     assert!(message(Path::new("/nowhere/x.parquet")).contains("/nowhere/x.parquet: not found"));
@@ -142,14 +176,14 @@ fn whole_file_faults_are_one_clear_error() {
     let bad = dir.path().join("bad.parquet");
     fs::write(&bad, "version https://git-lfs.github.com/spec/v1").unwrap();
     assert!(message(&bad).contains("not a readable parquet file"));
-    let other = dir.path().join("data.csv");
+    let other = dir.path().join("data.txt");
     fs::write(&other, "a,b").unwrap();
     assert!(message(&other).contains("unknown kind of file"));
     fs::write(&path, "").unwrap();
     assert!(message(&path).contains("no usable record among 0 rows"));
-    fs::write(&path, "{\"problem\": \"x\", \"image\": \"a.png\"}\n").unwrap();
-    assert!(message(&path).contains("the question has 0 `<image>`"));
-    let options = OpenOptions::from(&Columns { answer: Some("label".into()), ..Columns::default() });
+    fs::write(&path, "{\"problem\": \"<image><image>x\", \"image\": \"a.png\"}\n").unwrap();
+    assert!(message(&path).contains("the question has 2 `<image>`"));
+    let options = OpenOptions::from(&Columns { answer: "label".into(), ..Columns::default() });
     assert!(Dataset::open(&path, &options).unwrap_err().to_string().contains("no column `label` for the answer"));
 }
 
@@ -159,14 +193,17 @@ fn damaged_parquet_never_panics() {
     let path = dir.path().join("x.parquet");
     write_parquet(&path, &[record(0, "<image>a", &[image("grey.png")]), record(1, "<image>b", &[image("grey.png")])])
         .unwrap();
-    let whole = fs::read(&path).unwrap();
-    for at in (0..whole.len()).step_by(7) {
-        let mut damaged = whole.clone();
-        damaged[at] ^= 0xff;
-        fs::write(&path, &damaged).unwrap();
-        let _ = open(&path);
-        fs::write(&path, &whole[..at]).unwrap();
-        assert!(open(&path).is_err());
+    let layouts = ["list_required.parquet", "large.parquet", "nulls.parquet", "codec_gzip.parquet", "fixed.parquet"];
+    let layouts = layouts.map(|name| fs::read(fixtures().with_file_name("data_layouts").join(name)).unwrap());
+    for whole in std::iter::once(fs::read(&path).unwrap()).chain(layouts) {
+        for at in (0..whole.len()).step_by(7) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0xff;
+            fs::write(&path, &damaged).unwrap();
+            let _ = open(&path);
+            fs::write(&path, &whole[..at]).unwrap();
+            assert!(open(&path).is_err());
+        }
     }
 }
 
@@ -241,5 +278,5 @@ fn options_follow_the_configuration() {
     section.question_column = "ask".into();
     section.max_image_pixels = 7;
     let options = OpenOptions::from(&section);
-    assert_eq!((options.columns.question.as_deref(), options.limits.max_pixels), (Some("ask"), 7));
+    assert_eq!((options.columns.question.as_str(), options.limits.max_pixels), ("ask", 7));
 }

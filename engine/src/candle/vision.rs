@@ -110,13 +110,13 @@ fn block(
     let get = |name: &str| weights.get(&format!("visual.blocks.{layer}.{name}"));
     let hidden = config.hidden_size;
 
-    let normed = ops::rms_norm(x, get("norm1.weight")?, config.rms_norm_eps)?;
+    let normed = ops::rms_norm(x, get("norm1.weight")?, config.norm_eps)?;
     let qkv = ops::linear(&normed, get("attn.qkv.weight")?, Some(get("attn.qkv.bias")?))?;
     let part = |i: usize| ops::split_heads(&qkv.narrow(1, i * hidden, hidden)?, config.num_heads);
     let mixed = ops::attention(&rope.apply(&part(0)?)?, &rope.apply(&part(1)?)?, &part(2)?, mask)?;
     let x = (x + ops::linear(&mixed, get("attn.proj.weight")?, Some(get("attn.proj.bias")?))?)?;
 
-    let normed = ops::rms_norm(&x, get("norm2.weight")?, config.rms_norm_eps)?;
+    let normed = ops::rms_norm(&x, get("norm2.weight")?, config.norm_eps)?;
     let gate = (get("mlp.gate_proj.weight")?, Some(get("mlp.gate_proj.bias")?));
     let up = (get("mlp.up_proj.weight")?, Some(get("mlp.up_proj.bias")?));
     let down = (get("mlp.down_proj.weight")?, Some(get("mlp.down_proj.bias")?));
@@ -125,7 +125,7 @@ fn block(
 
 fn merge(config: &VisionConfig, weights: &Weights, x: &Tensor) -> Result<Tensor, CandleError> {
     let unit = config.spatial_merge_size * config.spatial_merge_size;
-    let normed = ops::rms_norm(x, weights.get("visual.merger.ln_q.weight")?, config.rms_norm_eps)?;
+    let normed = ops::rms_norm(x, weights.get("visual.merger.ln_q.weight")?, config.norm_eps)?;
     let units = normed.reshape((x.dim(0)? / unit, unit * config.hidden_size))?;
     let inner = ops::linear(
         &units,

@@ -4,7 +4,7 @@ use super::error::CandleError;
 use crate::error::EngineError;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
-use quorum_model::{Layout, ModelConfig};
+use quorum_model::{Family, Layout, ModelConfig, RopeScaling};
 use std::sync::Arc;
 
 /// One variable a layout entry, in layout order.
@@ -61,8 +61,22 @@ impl Weights {
     }
 }
 
+/// The reference knows one decoder and one tower; the fixtures are the oracle of the other families.
+fn check_supported(config: &ModelConfig) -> Result<(), EngineError> {
+    let t = &config.text;
+    let known = matches!(config.family, Family::Qwen2_5Vl | Family::Qwen2);
+    if known && t.qkv_bias && !t.o_bias && !t.qk_norm && t.rope_scaling == RopeScaling::None {
+        return Ok(());
+    }
+    Err(EngineError::Shape(format!(
+        "the candle reference cannot run this {} configuration; use a checkpoint of qwen2_5_vl or qwen2 without rope scaling, or the cpu backend",
+        config.family.model_type()
+    )))
+}
+
 /// Every tensor that `config` implies is in `layout`, in its shape.
 fn check(config: &ModelConfig, layout: &Layout) -> Result<(), EngineError> {
+    check_supported(config)?;
     for wanted in Layout::of(config).entries() {
         let found = layout.get(&wanted.name);
         if found.is_none_or(|entry| entry.shape != wanted.shape) {

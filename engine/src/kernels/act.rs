@@ -1,4 +1,5 @@
-//! Activations with their gradients: SwiGLU on fused gate|up rows, and the exact (erf) GELU of the vision merger.
+//! Activations with their gradients: SwiGLU on fused gate|up rows, the exact (erf) GELU of the vision mergers, and the two cheap GELUs
+//! of vision blocks.
 
 use super::exp::{exp, sigmoid};
 use super::isa::simd;
@@ -107,6 +108,51 @@ simd! {
     }
 }
 
+simd! {
+    /// x · σ(f x), elementwise: SiLU for f = 1, the "quick" GELU for f = 1.702.
+    pub fn sigmoid_gate(f: f32, x: &[f32], out: &mut [f32]) {
+        for (o, &x) in out.iter_mut().zip(x) {
+            *o = x * sigmoid(f * x);
+        }
+    }
+}
+
+simd! {
+    /// From x and d(out): out again and d(x).
+    pub fn sigmoid_gate_backward(f: f32, x: &[f32], dout: &[f32], out: &mut [f32], dx: &mut [f32]) {
+        for (((dx, out), &x), &dout) in dx.iter_mut().zip(out).zip(x).zip(dout) {
+            let s = sigmoid(f * x);
+            *out = x * s;
+            *dx = dout * (s + f * *out * (1.0 - s));
+        }
+    }
+}
+
+/// 2 √(2/π), and the cubic term of the tanh approximation.
+const TANH_SCALE: f32 = 1.595_769_2;
+const TANH_CUBE: f32 = 0.044_715;
+
+simd! {
+    /// x · (1 + tanh(√(2/π)(x + 0.044715 x³))) / 2, elementwise; (1 + tanh u) / 2 is σ(2u).
+    pub fn gelu_tanh(x: &[f32], out: &mut [f32]) {
+        for (o, &x) in out.iter_mut().zip(x) {
+            *o = x * sigmoid(TANH_SCALE * x * (TANH_CUBE * x).mul_add(x, 1.0));
+        }
+    }
+}
+
+simd! {
+    /// From x and d(out): out again and d(x).
+    pub fn gelu_tanh_backward(x: &[f32], dout: &[f32], out: &mut [f32], dx: &mut [f32]) {
+        for (((dx, out), &x), &dout) in dx.iter_mut().zip(out).zip(x).zip(dout) {
+            let s = sigmoid(TANH_SCALE * x * (TANH_CUBE * x).mul_add(x, 1.0));
+            let slope = TANH_SCALE * (3.0 * TANH_CUBE * x).mul_add(x, 1.0);
+            *out = x * s;
+            *dx = dout * (s + *out * (1.0 - s) * slope);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +185,31 @@ mod tests {
             let f = |g: f64| g / (1.0 + (-g).exp()) * 0.7;
             let want = (f(f64::from(x) + 1e-5) - f(f64::from(x) - 1e-5)) / 2e-5;
             assert!((f64::from(dgu[0]) - want).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn cheap_gelus_and_their_gradients_agree_with_f64() {
+        let quick = |x: f64| x / (1.0 + (-1.702 * x).exp());
+        let tanh = |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh());
+        type Backward = fn(&[f32], &[f32], &mut [f32], &mut [f32]);
+        type Case<'a> = (&'a dyn Fn(f64) -> f64, fn(&[f32], &mut [f32]), Backward);
+        let cases: [Case; 2] = [
+            (&quick, |x, y| sigmoid_gate(1.702, x, y), |x, dy, y, dx| sigmoid_gate_backward(1.702, x, dy, y, dx)),
+            (&tanh, gelu_tanh, gelu_tanh_backward),
+        ];
+        for (f, forward, backward) in cases {
+            for i in -80..80 {
+                let x = i as f32 * 0.1 + 0.017;
+                let (mut y, mut again, mut d) = ([0.0], [0.0], [0.0]);
+                forward(&[x], &mut y);
+                backward(&[x], &[1.0], &mut again, &mut d);
+                let wide = f64::from(x);
+                assert_eq!(y, again);
+                assert!((f64::from(y[0]) - f(wide)).abs() < 2e-6, "f({x}) = {}", y[0]);
+                let want = (f(wide + 1e-5) - f(wide - 1e-5)) / 2e-5;
+                assert!((f64::from(d[0]) - want).abs() < 1e-5, "f'({x}) = {} against {want}", d[0]);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! vision tower all call it with the same segments in the same order, so a row's result is the same bits in each of them.
 //!
 //! Scores of segment s start at column Σ padded(len) of the earlier ones; a score is one chain over head_dim, the sum of
-//! exponentials runs in 16 fixed lanes by column, a value is one chain over the keys in order. Masked places hold exactly 0.
+//! exponentials runs in 16 fixed lanes by column, a value is a product of `gemm.rs` over the keys in order. Masked places hold exactly 0.
 
 use super::gemm::{Init, Left, Panels, gemm, grow, pack_rows, padded};
 use super::norm::row_dot;

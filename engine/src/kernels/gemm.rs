@@ -1,15 +1,19 @@
-//! Matrix products. Every output element is one chain of fused multiply-adds over k in rising order, started from zero, a bias or
-//! the old value. Hence an element never depends on how many rows or columns are computed with it, on blocking, threads or the
-//! instruction set: batch invariance holds by construction. It is not a general BLAS; shapes and layouts are those of this engine.
+//! Matrix products. Every output element is its start (zero, a bias or the old value) plus, one after another, the sums of at most
+//! `KC` products; each sum is one chain of fused multiply-adds over k in rising order, from zero. Hence an element never depends on how
+//! many rows or columns are computed with it, on blocking of those, threads or the instruction set: batch invariance holds by
+//! construction. Sums from zero keep a large start (a residual stream, a bias) from rounding every step at its own magnitude.
+//! It is not a general BLAS; shapes and layouts are those of this engine.
 
 use super::isa::{Isa, isa};
-use super::micro;
+use super::micro::{self, Load};
+use super::numbers::{Element, Values};
+use super::threads::share_rows;
 
 /// Columns of a panel.
 pub const NR: usize = 32;
 /// Rows of the register tile.
 pub const MR: usize = micro::MR;
-/// k and m blocks: a panel block stays in L1, a block of A in L2.
+/// k and m blocks: a panel block stays in L1, a block of A in L2. `KC` is part of the result.
 const KC: usize = 256;
 const MC: usize = 240;
 
@@ -42,18 +46,23 @@ impl<'a> Left<'a> {
 /// The right matrix as panels of `NR` columns: element (k, j) at `(j / NR) * stride + k * NR + j % NR`. Columns past n must exist (zeros).
 #[derive(Clone, Copy)]
 pub struct Panels<'a> {
-    pub data: &'a [f32],
+    pub data: Values<'a>,
     pub stride: usize,
 }
 
 impl<'a> Panels<'a> {
     /// Panels of `k` rows one after another.
     pub fn new(data: &'a [f32], k: usize) -> Self {
+        Self::of(Values::F32(data), k)
+    }
+
+    /// The same of f32 or bf16 values.
+    pub fn of(data: Values<'a>, k: usize) -> Self {
         Self { data, stride: k * NR }
     }
 }
 
-/// What the sum of an output element starts from.
+/// What the product is added to.
 #[derive(Clone, Copy)]
 pub enum Init<'a> {
     Zero,
@@ -68,15 +77,42 @@ pub fn gemm(m: usize, n: usize, k: usize, a: Left, b: Panels, c: &mut [f32], ldc
     if m == 0 || n == 0 {
         return;
     }
-    let np = n.div_ceil(NR);
     assert!((m - 1) * ldc + n <= c.len(), "gemm: C is too small");
     if k > 0 {
         assert!((m - 1) * a.rs + (k - 1) * a.cs < a.data.len(), "gemm: A is too small");
-        assert!((np - 1) * b.stride + k * NR <= b.data.len(), "gemm: B is too small");
+        assert!((n.div_ceil(NR) - 1) * b.stride + k * NR <= b.data.len(), "gemm: B is too small");
     }
     if let Init::Bias(bias) = init {
         assert!(bias.len() >= n, "gemm: bias is too small");
     }
+    share_rows(m, MR, m * n * k, c, ldc, |rows, c| {
+        let a = Left { data: &a.data[(rows.start * a.rs).min(a.data.len())..], ..a };
+        // SAFETY: the assertions above bound every row, column and k, and `c` holds these rows.
+        unsafe {
+            match b.data {
+                Values::F32(data) => product(rows.len(), n, k, a, data.as_ptr(), b.stride, c, ldc, init),
+                Values::Bf16(data) => product(rows.len(), n, k, a, data.as_ptr(), b.stride, c, ldc, init),
+            }
+        }
+    });
+}
+
+/// The blocks of [`gemm`] on one thread.
+///
+/// # Safety
+/// A, B and C hold m × k, k × n (whole panels) and m × n elements at their strides, m and n are not 0.
+unsafe fn product<T: Load>(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Left,
+    b: *const T,
+    stride: usize,
+    c: &mut [f32],
+    ldc: usize,
+    init: Init,
+) {
+    let np = n.div_ceil(NR);
     let use_isa = isa();
     let mut k0 = 0;
     loop {
@@ -88,10 +124,10 @@ pub fn gemm(m: usize, n: usize, k: usize, a: Left, b: Panels, c: &mut [f32], ldc
                 let cols = NR.min(n - p * NR);
                 for i in (i0..i0 + mc).step_by(MR) {
                     let rows = MR.min(i0 + mc - i);
-                    // SAFETY: the assertions above bound every row, column and k of the tile.
+                    // SAFETY: every row, column and k of the tile is bounded by the caller.
                     unsafe {
                         let ap = a.data.as_ptr().add(i * a.rs + k0 * a.cs);
-                        let bp = b.data.as_ptr().add(p * b.stride + k0 * NR);
+                        let bp = b.add(p * stride + k0 * NR);
                         let cp = c.as_mut_ptr().add(i * ldc + p * NR);
                         tile(use_isa, rows, cols, kc, ap, a.rs, a.cs, bp, cp, ldc, from, p * NR);
                     }
@@ -107,7 +143,7 @@ pub fn gemm(m: usize, n: usize, k: usize, a: Left, b: Panels, c: &mut [f32], ldc
 
 /// One register tile; narrow panels and biases go through a stack buffer.
 #[inline]
-unsafe fn tile(
+unsafe fn tile<T: Load>(
     use_isa: Isa,
     rows: usize,
     cols: usize,
@@ -115,7 +151,7 @@ unsafe fn tile(
     a: *const f32,
     rs: usize,
     cs: usize,
-    b: *const f32,
+    b: *const T,
     c: *mut f32,
     ldc: usize,
     init: Init,
@@ -164,19 +200,40 @@ pub fn pack_rows(k: usize, n: usize, src: &[f32], ld: usize, out: &mut [f32]) {
 }
 
 /// Packs the transpose of row-major rows \[n, k\] (`ld` apart) into panels; `out` holds `padded(n) * k`.
-pub fn pack_transposed(k: usize, n: usize, src: &[f32], ld: usize, out: &mut [f32]) {
+pub fn pack_transposed<T: Element>(k: usize, n: usize, src: &[f32], ld: usize, out: &mut [T]) {
     for (p, panel) in out[..padded(n) * k].chunks_exact_mut((k * NR).max(1)).enumerate() {
         let cols = NR.min(n - p * NR);
         if cols < NR {
-            panel.fill(0.0);
+            panel.fill(T::default());
         }
-        // 16 k at a time: one cache line of each source row.
-        for k0 in (0..k).step_by(16) {
-            let kn = 16.min(k - k0);
-            for j in 0..cols {
-                let from = &src[(p * NR + j) * ld + k0..][..kn];
-                for (kk, &x) in from.iter().enumerate() {
-                    panel[(k0 + kk) * NR + j] = x;
+        pack_panel(k, 0, cols, &src[p * NR * ld..], ld, panel);
+    }
+}
+
+/// Columns `first..first + cols` of one panel from as many row-major rows of `k` elements.
+pub fn pack_panel<T: Element>(k: usize, first: usize, cols: usize, src: &[f32], ld: usize, panel: &mut [T]) {
+    // 16 k at a time: one cache line of each source row.
+    for k0 in (0..k).step_by(16) {
+        let kn = 16.min(k - k0);
+        for j in 0..cols {
+            let from = &src[j * ld + k0..][..kn];
+            for (kk, &x) in from.iter().enumerate() {
+                panel[(k0 + kk) * NR + first + j] = T::round(x);
+            }
+        }
+    }
+}
+
+/// Rows `from..from + rows` (`from` a multiple of `NR`) of a matrix \[n, k\] whose transpose lies in `panels`, as panels of the matrix itself:
+/// \[rows, k\] in `out`, which holds `padded(k) * rows`.
+pub fn turn_panels<T: Element>(k: usize, panels: &[T], from: usize, rows: usize, out: &mut [f32]) {
+    for (b, panel) in panels[from * k..].chunks(k * NR).take(rows.div_ceil(NR)).enumerate() {
+        let jn = NR.min(rows - b * NR);
+        for (p, block) in panel.chunks(NR * NR).enumerate() {
+            let to = &mut out[p * rows * NR + b * NR * NR..][..jn * NR];
+            for (i, row) in block.chunks_exact(NR).enumerate() {
+                for j in 0..jn {
+                    to[j * NR + i] = row[j].widen();
                 }
             }
         }
@@ -190,8 +247,40 @@ pub struct Scratch {
     b: Vec<f32>,
 }
 
+impl Scratch {
+    /// A buffer for panels made for one product.
+    pub fn panels(&mut self, n: usize) -> &mut [f32] {
+        grow(&mut self.b, n);
+        &mut self.b[..n]
+    }
+}
+
 /// C\[m, n\] += Aᵀ · B with A\[k, m\] and B\[k, n\] row-major: weight gradients, k being the tokens.
 pub fn accumulate_transposed(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: &[f32],
+    lda: usize,
+    b: &[f32],
+    ldb: usize,
+    c: &mut [f32],
+    ldc: usize,
+    s: &mut Scratch,
+) {
+    // The first share of the rows uses the caller's buffers; others have their own.
+    let kept = std::sync::Mutex::new(Some(s));
+    share_rows(m, MR, m * n * k, c, ldc, |rows, c| {
+        let mine = kept.lock().ok().and_then(|mut s| s.take());
+        let a = a.get(rows.start..).unwrap_or_default();
+        match mine {
+            Some(s) => accumulate_rows(rows.len(), n, k, a, lda, b, ldb, c, ldc, s),
+            None => accumulate_rows(rows.len(), n, k, a, lda, b, ldb, c, ldc, &mut Scratch::default()),
+        }
+    });
+}
+
+fn accumulate_rows(
     m: usize,
     n: usize,
     k: usize,

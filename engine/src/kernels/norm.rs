@@ -3,7 +3,7 @@
 use super::isa::simd;
 
 /// Lanes of every horizontal sum.
-const LANES: usize = 16;
+pub const LANES: usize = 16;
 
 /// Folds 16 lane sums in a fixed tree.
 #[inline(always)]
@@ -69,11 +69,30 @@ simd! {
     }
 }
 
+/// dx += ∂norm/∂x · dy and, for a trained weight, dw += ∂norm/∂w · dy, rows in order.
+pub fn rms_norm_backward(x: &[f32], w: &[f32], rstd: &[f32], dy: &[f32], dx: &mut [f32], dw: Option<&mut [f32]>) {
+    if let Some(dw) = dw {
+        rms_norm_backward_weight(x, rstd, dy, dw);
+    }
+    rms_norm_backward_input(x, w, rstd, dy, dx);
+}
+
 simd! {
-    /// dx += ∂norm/∂x · dy and dw += ∂norm/∂w · dy, rows in order.
-    pub fn rms_norm_backward(x: &[f32], w: &[f32], rstd: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32]) {
+    /// dw += ∂norm/∂w · dy, rows in order.
+    fn rms_norm_backward_weight(x: &[f32], rstd: &[f32], dy: &[f32], dw: &mut [f32]) {
+        let h = dw.len();
+        for ((x, dy), &s) in x.chunks_exact(h).zip(dy.chunks_exact(h)).zip(rstd) {
+            for i in 0..h {
+                dw[i] = (x[i] * s).mul_add(dy[i], dw[i]);
+            }
+        }
+    }
+}
+
+simd! {
+    /// dx += ∂norm/∂x · dy.
+    fn rms_norm_backward_input(x: &[f32], w: &[f32], rstd: &[f32], dy: &[f32], dx: &mut [f32]) {
         let h = w.len();
-        let dw = &mut dw[..h];
         for (((x, dy), dx), &s) in x.chunks_exact(h).zip(dy.chunks_exact(h)).zip(dx.chunks_exact_mut(h)).zip(rstd) {
             let mut lanes = [0f32; LANES];
             let whole = h - h % LANES;
@@ -88,7 +107,6 @@ simd! {
             let c = fold(lanes) * s * s / h as f32;
             for i in 0..h {
                 dx[i] += s * (dy[i] * w[i] - x[i] * c);
-                dw[i] = (x[i] * s).mul_add(dy[i], dw[i]);
             }
         }
     }

@@ -16,14 +16,25 @@ pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures")).join(name)
 }
 
+/// The fixtures of all families.
+pub const FAMILIES: [&str; 7] =
+    ["qwen2_5_vl", "qwen2_text", "qwen2_vl", "qwen3_text", "qwen3_vl", "llama_text", "llama_rope"];
+
 /// The Qwen2.5-VL fixture with prompts of different images and lengths.
 pub fn model() -> Model {
-    let checkpoint = Checkpoint::open(&fixture("qwen2_5_vl")).unwrap();
+    model_of("qwen2_5_vl")
+}
+
+/// A fixture with prompts of different lengths, and of different images if the model sees.
+pub fn model_of(name: &str) -> Model {
+    let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
     let weights = checkpoint.load_weights().unwrap();
+    let sees = checkpoint.config.vision.is_some();
     let image = |n: &str| to_rgb(&image::open(fixture("images").join(n)).unwrap(), AlphaMode::White);
     let encode = |text: &str, images: &[&str]| {
-        let images: Vec<_> = images.iter().map(|n| image(n)).collect();
-        checkpoint.processor.encode_prompt(text, &images).unwrap()
+        let images: Vec<_> = images.iter().filter(|_| sees).map(|n| image(n)).collect();
+        let text = if sees { text.to_owned() } else { text.replace("<image>", "") };
+        checkpoint.processor.encode_prompt(&text, &images).unwrap()
     };
     let prompts = vec![
         encode("<image>How many red squares are there?", &["img_56x56.png"]),

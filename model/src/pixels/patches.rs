@@ -6,6 +6,10 @@ use crate::error::ModelError;
 use crate::json::{Object, parse_object};
 use image::RgbImage;
 
+/// Bounds on untrusted settings: small images are enlarged to `min_pixels`, so that one decides how much memory an image takes.
+const MAX_PIXELS: usize = 1 << 40;
+const MAX_MIN_PIXELS: usize = 1 << 24;
+
 /// One image as the vision tower takes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncodedImage {
@@ -47,12 +51,14 @@ impl ImageProcessor {
         if c.number("rescale_factor")?.is_some_and(|x| (x - 1.0 / 255.0).abs() > 1e-9) {
             return Err(c.error("rescale_factor", "must be 1/255"));
         }
+        let size = c.object("size", "size.")?;
+        // min_pixels and max_pixels win where both are given; both names occur inside `size`.
         let bound = |old: &str, new: &str, default: usize| -> Result<usize, ModelError> {
-            if let Some(n) = c.size_opt(old, 1 << 40)? {
+            if let Some(n) = c.size_opt(old, MAX_PIXELS)? {
                 return Ok(n);
             }
-            let size = c.object("size", "size.")?;
-            Ok(size.map(|s| s.size_opt(new, 1 << 40)).transpose()?.flatten().unwrap_or(default))
+            let Some(s) = &size else { return Ok(default) };
+            Ok(s.size_opt(new, MAX_PIXELS)?.or(s.size_opt(old, MAX_PIXELS)?).unwrap_or(default))
         };
         let this = Self {
             min_pixels: bound("min_pixels", "shortest_edge", 56 * 56)?,
@@ -81,6 +87,10 @@ impl ImageProcessor {
                     ),
                 ));
             }
+        }
+        if self.min_pixels > MAX_MIN_PIXELS {
+            let problem = format!("is {}; images would be enlarged to more than any model takes", self.min_pixels);
+            return Err(c.error("min_pixels", problem));
         }
         if self.min_pixels > self.max_pixels {
             return Err(c.error("min_pixels", format!("is {}, above max_pixels {}", self.min_pixels, self.max_pixels)));

@@ -8,9 +8,12 @@ use quorum_core::seed::Stream;
 const EMBEDDING_STD: f64 = 0.02;
 /// Factor on projections that write into the residual stream.
 const RESIDUAL_SCALE: f64 = 0.5;
+/// Ends of the names of such projections. (A merger's `linear_fc2` is none.)
+const RESIDUAL: [&str; 5] =
+    ["self_attn.o_proj.weight", "attn.proj.weight", "down_proj.weight", "mlp.fc2.weight", "mlp.linear_fc2.weight"];
 
 /// A slab of fresh weights: matrices N(0, 1/fan_in), half that deviation where they write into the residual stream,
-/// the embedding N(0, 0.02²), norms 1, biases 0.
+/// the embeddings of tokens and positions N(0, 0.02²), norms 1, biases 0.
 ///
 /// Small models leave the plateau before they read images several times sooner with this than with N(0, 0.02²) throughout.
 /// The draw of a tensor depends on the seed, its name and its size alone, not on its place in the layout.
@@ -28,10 +31,8 @@ pub fn random_weights(config: &ModelConfig, seed: u64) -> Vec<f32> {
             continue;
         }
         let fan_in: usize = entry.shape.iter().skip(1).product();
-        let residual = name.ends_with("self_attn.o_proj.weight")
-            || name.ends_with("attn.proj.weight")
-            || name.ends_with("down_proj.weight");
-        let std = match (name.contains("embed_tokens"), residual) {
+        let residual = RESIDUAL.iter().any(|end| name.ends_with(end));
+        let std = match (name.contains("embed_tokens") || name.contains("pos_embed"), residual) {
             (true, _) => EMBEDDING_STD,
             (false, true) => RESIDUAL_SCALE / (fan_in.max(1) as f64).sqrt(),
             (false, false) => 1.0 / (fan_in.max(1) as f64).sqrt(),

@@ -1,19 +1,22 @@
-//! Reads safetensors (single or sharded; f32, f16, bf16) into a slab. Headers are untrusted: every claim is checked before use.
+//! Reads safetensors (single or sharded; f32, f16, bf16). Headers are untrusted: every claim is checked before anything is allocated for it.
 
+use super::files::{damage, reject_duplicate_keys, weight_files};
 use super::names::{Meaning, meaning};
+use super::{RawTensor, SaveDtype};
 use crate::error::ModelError;
-use crate::json::parse_object;
 use crate::layout::{Entry, Layout};
-use half::{bf16, f16};
-use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
-use std::collections::{BTreeSet, HashSet};
+use memmap2::{Mmap, UncheckedAdvice};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// Elements one thread widens at a time.
+const PIECE: usize = 1 << 20;
+/// Threads that widen at most; more do not read memory faster.
+const MAX_THREADS: usize = 8;
 
 /// Loads the weights of a checkpoint directory: `model.safetensors`, or the shards `model.safetensors.index.json` names.
 ///
@@ -22,11 +25,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// # Errors
 /// One error that names the file and the tensors: missing, unexpected, duplicate, of another shape or type, not finite; or a damaged file.
 pub fn load_model(dir: &Path, layout: &Layout, tied: bool) -> Result<Vec<f32>, ModelError> {
-    let mut target = Target::new(layout, &[""], tied);
-    for file in weight_files(dir)? {
-        target.read_file(&file, meaning)?;
-    }
-    target.finish(dir).map(one)
+    StoredWeights::open(dir, layout, tied)?.slab("", layout)
 }
 
 /// Loads a file written by [`super::save_safetensors`]: exactly the tensors of `layout` under their own names.
@@ -34,9 +33,7 @@ pub fn load_model(dir: &Path, layout: &Layout, tied: bool) -> Result<Vec<f32>, M
 /// # Errors
 /// As for [`load_model`].
 pub fn load_safetensors(path: &Path, layout: &Layout) -> Result<Vec<f32>, ModelError> {
-    let mut target = Target::new(layout, &[""], false);
-    target.read_file(path, |name| Meaning::Weight(name.to_owned()))?;
-    target.finish(path).map(one)
+    StoredWeights::own(path, layout, &[""])?.slab("", layout)
 }
 
 /// Loads a file written by [`super::save_slabs`] with the same prefixes; one slab a prefix.
@@ -44,145 +41,270 @@ pub fn load_safetensors(path: &Path, layout: &Layout) -> Result<Vec<f32>, ModelE
 /// # Errors
 /// As for [`load_model`].
 pub fn load_slabs(path: &Path, layout: &Layout, prefixes: &[&str]) -> Result<Vec<Vec<f32>>, ModelError> {
-    let mut target = Target::new(layout, prefixes, false);
-    target.read_file(path, |name| Meaning::Weight(name.to_owned()))?;
-    target.finish(path)
+    let stored = StoredWeights::own(path, layout, prefixes)?;
+    prefixes.iter().map(|prefix| stored.slab(prefix, layout)).collect()
 }
 
-fn one(mut slabs: Vec<Vec<f32>>) -> Vec<f32> {
-    slabs.pop().unwrap_or_default()
+/// Weights as they lie in mapped files; every header is checked, no value is read yet.
+pub struct StoredWeights {
+    place: PathBuf,
+    files: Vec<(PathBuf, Mmap)>,
+    found: HashMap<String, Found>,
 }
 
-/// The safetensors files of a checkpoint directory, each once, in name order.
-fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    let single = dir.join(SINGLE);
-    if single.is_file() {
-        return Ok(vec![single]);
-    }
-    let index = dir.join(INDEX);
-    if !index.is_file() {
-        let remedy = if dir.join("pytorch_model.bin").exists() || dir.join("pytorch_model.bin.index.json").exists() {
-            "only safetensors are read, so convert pytorch_model.bin first (save_pretrained with safe_serialization=True)"
-        } else {
-            "give a directory with model.safetensors, or with model.safetensors.index.json and its shards"
+/// Where a tensor lies.
+struct Found {
+    file: usize,
+    bytes: Range<usize>,
+    dtype: SaveDtype,
+}
+
+impl StoredWeights {
+    /// Maps the files of a checkpoint directory and checks that they hold exactly the tensors of `layout`, under the hub's names or
+    /// another tool's. `tied` allows (and ignores) an `lm_head.weight` that the layout does not have.
+    ///
+    /// # Errors
+    /// As for [`load_model`], but for values that are not finite.
+    pub fn open(dir: &Path, layout: &Layout, tied: bool) -> Result<Self, ModelError> {
+        let shape = |names: &[String]| {
+            names.iter().find_map(|n| layout.get(n)).map(|entry| (entry.name.clone(), entry.shape.as_slice()))
         };
-        return Err(ModelError::MissingFile {
-            place: dir.display().to_string(),
-            file: SINGLE.to_owned(),
-            remedy: remedy.to_owned(),
+        let ignored = |names: &[String]| tied && names.iter().any(|n| n == "lm_head.weight");
+        let mut reader = Reader::new(dir);
+        for file in weight_files(dir)? {
+            reader.read(&file, meaning, &shape, &ignored)?;
+        }
+        reader.finish(layout.entries().iter().map(|e| e.name.clone()))
+    }
+
+    /// Maps a file of our own writing: exactly the tensors of `layout` under their names after each prefix.
+    fn own(path: &Path, layout: &Layout, prefixes: &[&str]) -> Result<Self, ModelError> {
+        let shape = |names: &[String]| {
+            let name = names.first()?;
+            let entry = prefixes.iter().find_map(|p| layout.get(name.strip_prefix(p)?))?;
+            Some((name.clone(), entry.shape.as_slice()))
+        };
+        let mut reader = Reader::new(path);
+        reader.read(path, |name| Meaning::Weight(vec![name.to_owned()]), &shape, &|_| false)?;
+        let entries = layout.entries();
+        reader.finish(prefixes.iter().flat_map(|p| entries.iter().map(move |e| format!("{p}{}", e.name))))
+    }
+
+    /// The stored values of an entry of the layout it was opened with. They may not be finite.
+    pub fn raw(&self, entry: &Entry) -> Option<RawTensor<'_>> {
+        self.tensor(&entry.name)
+    }
+
+    /// A slab of `layout`, which may be a part of the one it was opened with; widened by several threads.
+    ///
+    /// # Errors
+    /// Values that are not finite, or a slab that does not fit in memory.
+    pub fn load(&self, layout: &Layout) -> Result<Vec<f32>, ModelError> {
+        self.slab("", layout)
+    }
+
+    /// Reads every value of `layout` once, on several threads, and keeps none.
+    ///
+    /// # Errors
+    /// Names a tensor with values that are not finite.
+    pub fn check(&self, layout: &Layout) -> Result<(), ModelError> {
+        let queue = Mutex::new(layout.entries().iter());
+        let work = || {
+            let mut bad = Vec::new();
+            loop {
+                let Some(entry) = queue.lock().ok().and_then(|mut q| q.next()) else { return bad };
+                let mut finite = true;
+                self.pieces(entry, |piece| finite &= piece.is_finite());
+                if !finite {
+                    bad.push(entry.range.start);
+                }
+            }
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        let bad = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mine = work();
+            others.into_iter().filter_map(|t| t.join().ok()).flatten().chain(mine).min()
         });
+        match bad.and_then(|start| layout.entries().iter().find(|e| e.range.start == start)) {
+            None => Ok(()),
+            Some(entry) => Err(self.not_finite("", entry)),
+        }
     }
-    let bytes = std::fs::read(&index).map_err(|e| ModelError::io(&index, "read", e))?;
-    let label = index.display().to_string();
-    let map = parse_object(&label, &bytes)?;
-    let shards = map.get("weight_map").and_then(|m| m.as_object());
-    let shards = shards
-        .ok_or_else(|| ModelError::key(&label, "weight_map", "is missing or not an object; copy the index again"))?;
-    let mut files = BTreeSet::new();
-    for (tensor, file) in shards {
-        let name = file.as_str().filter(|f| is_plain_file_name(f));
-        let name = name.ok_or_else(|| {
-            ModelError::key(
-                &label,
-                format!("weight_map.{tensor}"),
-                "must be the name of a .safetensors file in the same directory",
-            )
-        })?;
-        files.insert(name);
+
+    fn not_finite(&self, prefix: &str, entry: &Entry) -> ModelError {
+        let name = format!("{prefix}{}", entry.name);
+        ModelError::weights(
+            self.found.get(&name).map_or(&self.place, |f| &self.files[f.file].0),
+            format!("tensor {name} holds values that are not finite; the checkpoint is broken, use an earlier one"),
+        )
     }
-    let shard = |name: &str| {
-        let path = dir.join(name);
-        let remedy = format!("{INDEX} names it, so copy all shards");
-        if path.is_file() {
-            Ok(path)
-        } else {
-            Err(ModelError::MissingFile { place: dir.display().to_string(), file: name.to_owned(), remedy })
+
+    /// Hands an entry's stored values over piece by piece and lets the memory of each go again.
+    pub fn pieces(&self, entry: &Entry, mut sink: impl FnMut(RawTensor<'_>)) {
+        let Some(raw) = self.raw(entry) else { return };
+        let size = raw.dtype().size();
+        for (i, part) in raw.bytes().chunks(PIECE * size).enumerate() {
+            sink(RawTensor::new(raw.dtype(), part));
+            self.release(entry, i * PIECE..i * PIECE + part.len() / size);
+        }
+    }
+
+    /// Lets the memory of some elements of an entry go; they are read from the file again when asked for.
+    pub fn release(&self, entry: &Entry, elements: Range<usize>) {
+        let Some(found) = self.found.get(&entry.name) else { return };
+        let bytes = elements.start * found.dtype.size()..elements.end * found.dtype.size();
+        if bytes.start > bytes.end || bytes.end > found.bytes.len() {
+            return;
+        }
+        let Some((_, map)) = self.files.get(found.file) else { return };
+        // SAFETY: the map is of a file and read-only, so that dropped pages come back with the same contents.
+        // A failure only means that the pages stay.
+        let _ = unsafe {
+            map.unchecked_advise_range(UncheckedAdvice::DontNeed, found.bytes.start + bytes.start, bytes.len())
+        };
+    }
+
+    fn tensor(&self, name: &str) -> Option<RawTensor<'_>> {
+        let found = self.found.get(name)?;
+        Some(RawTensor::new(found.dtype, self.files.get(found.file)?.1.get(found.bytes.clone())?))
+    }
+
+    /// A slab of `layout`, all of whose tensors (after `prefix`) are here; widened by several threads.
+    fn slab(&self, prefix: &str, layout: &Layout) -> Result<Vec<f32>, ModelError> {
+        // The sizes are those of the files, so a slab that cannot be had is a matter of memory.
+        let bytes = layout.total().saturating_mul(size_of::<f32>());
+        if Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
+            return Err(ModelError::weights(&self.place, format!("its {bytes} bytes in f32 do not fit in memory")));
+        }
+        let mut slab = vec![0.0; layout.total()];
+        let mut pieces = Vec::new();
+        let mut rest = slab.as_mut_slice();
+        for (at, entry) in layout.entries().iter().enumerate() {
+            let Some(raw) = self.tensor(&format!("{prefix}{}", entry.name)) else { continue };
+            let (mine, others) = rest.split_at_mut(entry.range.len());
+            rest = others;
+            pieces.extend(mine.chunks_mut(PIECE).enumerate().map(|(k, out)| Piece { at, raw, from: k * PIECE, out }));
+        }
+        match widen(pieces).and_then(|at| layout.entries().get(at)) {
+            None => Ok(slab),
+            Some(entry) => Err(self.not_finite(prefix, entry)),
+        }
+    }
+}
+
+/// Part of a tensor and where it goes.
+struct Piece<'a> {
+    /// Entry of the layout.
+    at: usize,
+    raw: RawTensor<'a>,
+    from: usize,
+    out: &'a mut [f32],
+}
+
+/// Widens all pieces; returns the first entry with values that are not finite.
+fn widen(pieces: Vec<Piece>) -> Option<usize> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS).min(pieces.len());
+    let queue = Mutex::new(pieces.into_iter());
+    let work = || {
+        let mut bad: Option<usize> = None;
+        loop {
+            let next = queue.lock().ok().and_then(|mut q| q.next());
+            let Some(piece) = next else { return bad };
+            piece.raw.read(piece.from, piece.out);
+            // Counted, not searched: a branch an element would be many times slower.
+            let wrong: u32 = piece.out.iter().map(|x| u32::from(!x.is_finite())).sum();
+            if wrong > 0 {
+                bad = Some(bad.map_or(piece.at, |b| b.min(piece.at)));
+            }
         }
     };
-    files.into_iter().map(shard).collect()
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mine = work();
+        others.into_iter().filter_map(|t| t.join().ok().flatten()).chain(mine).min()
+    })
 }
 
-fn is_plain_file_name(name: &str) -> bool {
-    name.ends_with(".safetensors") && !name.contains(['/', '\\', '\0'])
-}
+/// The layout's name and shape for a tensor with one of these names.
+type Wanted<'f, 'l> = dyn Fn(&[String]) -> Option<(String, &'l [usize])> + 'f;
 
-/// Slabs being filled, one a prefix, with what was seen so far.
-struct Target<'a> {
-    layout: &'a Layout,
-    prefixes: &'a [&'a str],
-    tied: bool,
-    slabs: Vec<Vec<f32>>,
-    seen: HashSet<String>,
+/// Files being mapped, with what was seen so far.
+struct Reader {
+    stored: StoredWeights,
     unexpected: Vec<String>,
 }
 
-impl<'a> Target<'a> {
-    fn new(layout: &'a Layout, prefixes: &'a [&'a str], tied: bool) -> Self {
-        let slabs = vec![vec![0.0; layout.total()]; prefixes.len()];
-        Self { layout, prefixes, tied, slabs, seen: HashSet::new(), unexpected: Vec::new() }
+impl Reader {
+    fn new(place: &Path) -> Self {
+        let stored = StoredWeights { place: place.to_path_buf(), files: Vec::new(), found: HashMap::new() };
+        Self { stored, unexpected: Vec::new() }
     }
 
-    fn find(&self, name: &str) -> Option<(usize, &'a Entry)> {
-        let layout: &'a Layout = self.layout;
-        self.prefixes.iter().enumerate().find_map(|(i, prefix)| Some((i, layout.get(name.strip_prefix(prefix)?)?)))
-    }
-
-    fn read_file(&mut self, path: &Path, meaning: impl Fn(&str) -> Meaning) -> Result<(), ModelError> {
+    fn read<'l>(
+        &mut self,
+        path: &Path,
+        meaning: impl Fn(&str) -> Meaning,
+        shape: &Wanted<'_, 'l>,
+        ignored: &dyn Fn(&[String]) -> bool,
+    ) -> Result<(), ModelError> {
         let file = File::open(path).map_err(|e| ModelError::io(path, "open", e))?;
-        // SAFETY: the mapping is read-only and private to this call. A writer that truncates the file meanwhile would end the process
-        // with SIGBUS; our own writers replace files by rename and never change one in place.
+        // SAFETY: the mapping is read-only. A writer that truncates the file meanwhile would end the process with SIGBUS;
+        // our own writers replace files by rename and never change one in place.
         let bytes = unsafe { Mmap::map(&file) }.map_err(|e| ModelError::io(path, "map", e))?;
         let tensors =
             SafeTensors::deserialize(&bytes).map_err(|e| ModelError::weights(path, damage(&e, bytes.len())))?;
         reject_duplicate_keys(&bytes).map_err(|problem| ModelError::weights(path, problem))?;
-        for (name, view) in tensors.iter() {
-            let Meaning::Weight(name) = meaning(name) else { continue };
-            match self.find(&name) {
-                Some((slab, entry)) => self.copy(path, slab, entry, name, &view)?,
-                None if self.tied && name == "lm_head.weight" => {}
-                None => self.unexpected.push(name),
+        // In the order of names, so that the same damage always gives the same error.
+        let mut tensors: Vec<(&str, TensorView)> = tensors.iter().collect();
+        tensors.sort_by_key(|(name, _)| *name);
+        for (name, view) in tensors {
+            let Meaning::Weight(names) = meaning(name) else { continue };
+            match shape(&names) {
+                Some((hub, wanted)) => self.take(path, hub, wanted, &view, &bytes)?,
+                None if ignored(&names) => {}
+                None => self.unexpected.push(name.to_owned()),
             }
         }
+        self.stored.files.push((path.to_path_buf(), bytes));
         Ok(())
     }
 
-    fn copy(
+    fn take(
         &mut self,
         path: &Path,
-        slab: usize,
-        entry: &Entry,
         name: String,
+        wanted: &[usize],
         view: &TensorView,
+        file: &[u8],
     ) -> Result<(), ModelError> {
-        if view.shape() != entry.shape {
-            let problem = format!(
-                "tensor {name} has shape {:?} but config.json gives {:?}; weights and config.json belong to different models",
-                view.shape(),
-                entry.shape
-            );
-            return Err(ModelError::weights(path, problem));
-        }
-        let values = &mut self.slabs[slab][entry.range.clone()];
-        decode(view, values).map_err(|problem| ModelError::weights(path, format!("tensor {name} {problem}")))?;
-        if !values.iter().all(|x| x.is_finite()) {
-            return Err(ModelError::weights(
-                path,
-                format!("tensor {name} holds values that are not finite; the checkpoint is broken, use an earlier one"),
+        let error = |problem: String| Err(ModelError::weights(path, format!("tensor {name} {problem}")));
+        if view.shape() != wanted {
+            return error(format!(
+                "has shape {:?} but config.json gives {wanted:?}; weights and config.json belong to different models",
+                view.shape()
             ));
         }
-        match self.seen.insert(name.clone()) {
-            true => Ok(()),
-            false => Err(ModelError::weights(path, format!("tensor {name} appears twice; keep one copy"))),
+        let dtype = match view.dtype() {
+            Dtype::F32 => SaveDtype::F32,
+            Dtype::F16 => SaveDtype::F16,
+            Dtype::BF16 => SaveDtype::Bf16,
+            other => return error(format!("has type {other:?}; only F32, F16 and BF16 are read")),
+        };
+        if self.stored.found.contains_key(&name) {
+            return error("appears twice; keep one copy".to_owned());
         }
+        let start = view.data().as_ptr() as usize - file.as_ptr() as usize;
+        let bytes = start..start + view.data().len();
+        self.stored.found.insert(name, Found { file: self.stored.files.len(), bytes, dtype });
+        Ok(())
     }
 
-    fn finish(self, place: &Path) -> Result<Vec<Vec<f32>>, ModelError> {
-        let wanted =
-            self.prefixes.iter().flat_map(|p| self.layout.entries().iter().map(move |e| format!("{p}{}", e.name)));
-        let mut missing: Vec<String> = wanted.filter(|n| !self.seen.contains(n)).collect();
+    fn finish(self, wanted: impl Iterator<Item = String>) -> Result<StoredWeights, ModelError> {
+        let mut missing: Vec<String> = wanted.filter(|n| !self.stored.found.contains_key(n)).collect();
         let mut unexpected = self.unexpected;
         if missing.is_empty() && unexpected.is_empty() {
-            return Ok(self.slabs);
+            return Ok(self.stored);
         }
         let mut parts = Vec::new();
         for (what, names) in [("missing", &mut missing), ("unexpected", &mut unexpected)] {
@@ -197,82 +319,8 @@ impl<'a> Target<'a> {
             }
         }
         Err(ModelError::weights(
-            place,
+            &self.stored.place,
             format!("tensors {}; weights and config.json belong to different models", parts.join(" and ")),
         ))
-    }
-}
-
-/// Widens little-endian values; every conversion is exact.
-fn decode(view: &TensorView, out: &mut [f32]) -> Result<(), String> {
-    let bytes = view.data();
-    match view.dtype() {
-        Dtype::F32 => out.iter_mut().zip(bytes.as_chunks::<4>().0).for_each(|(o, b)| *o = f32::from_le_bytes(*b)),
-        Dtype::F16 => {
-            out.iter_mut().zip(bytes.as_chunks::<2>().0).for_each(|(o, b)| *o = f16::from_le_bytes(*b).to_f32())
-        }
-        Dtype::BF16 => {
-            out.iter_mut().zip(bytes.as_chunks::<2>().0).for_each(|(o, b)| *o = bf16::from_le_bytes(*b).to_f32())
-        }
-        other => return Err(format!("has type {other:?}; only F32, F16 and BF16 are read")),
-    }
-    Ok(())
-}
-
-/// What a failed header check means, and what to do.
-fn damage(error: &SafeTensorError, len: usize) -> String {
-    let cause = match error {
-        SafeTensorError::HeaderTooSmall => format!("is truncated: {len} bytes"),
-        SafeTensorError::HeaderTooLarge | SafeTensorError::InvalidHeaderLength => {
-            format!("declares a header longer than its {len} bytes or than 100 MB")
-        }
-        SafeTensorError::InvalidHeader(_) | SafeTensorError::InvalidHeaderDeserialization(_) => {
-            "has a header that is not safetensors JSON".to_owned()
-        }
-        SafeTensorError::MetadataIncompleteBuffer => {
-            format!("is truncated or too long: its {len} bytes differ from what the header declares")
-        }
-        SafeTensorError::InvalidOffset(name) => format!("has overlapping or disordered data offsets at tensor {name}"),
-        SafeTensorError::TensorInvalidInfo => "declares a data length that differs from shape × type".to_owned(),
-        SafeTensorError::ValidationOverflow => "declares a shape too large to exist".to_owned(),
-        other => format!("is damaged ({other})"),
-    };
-    format!("{cause}; copy the file again")
-}
-
-/// The safetensors reader keeps the last of two equal keys; we refuse both.
-fn reject_duplicate_keys(bytes: &[u8]) -> Result<(), String> {
-    let problem = || "has a header that is not safetensors JSON; copy the file again".to_owned();
-    let length = bytes
-        .first_chunk::<8>()
-        .map(|b| u64::from_le_bytes(*b))
-        .and_then(|n| usize::try_from(n).ok())
-        .ok_or_else(problem)?;
-    let header = length.checked_add(8).and_then(|end| bytes.get(8..end)).ok_or_else(problem)?;
-    serde_json::from_slice::<UniqueKeys>(header).map(|_| ()).map_err(|e| format!("{e}; keep one copy"))
-}
-
-/// Deserialises from an object whose keys are all different, and keeps nothing.
-struct UniqueKeys;
-
-impl<'de> Deserialize<'de> for UniqueKeys {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Keys;
-        impl<'de> Visitor<'de> for Keys {
-            type Value = UniqueKeys;
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueKeys, A::Error> {
-                let mut seen = HashSet::new();
-                while let Some((key, _)) = map.next_entry::<String, IgnoredAny>()? {
-                    if let Some(twice) = seen.replace(key) {
-                        return Err(serde::de::Error::custom(format!("tensor {twice} appears twice in the header")));
-                    }
-                }
-                Ok(UniqueKeys)
-            }
-        }
-        deserializer.deserialize_map(Keys)
     }
 }

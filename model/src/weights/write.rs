@@ -116,9 +116,19 @@ pub(crate) fn write_model(
 ) -> Result<(), ModelError> {
     check_length(dir, layout, slab)?;
     let tensors: Vec<Tensor> = layout.entries().iter().map(|e| tensor("", e, slab)).collect();
-    let shards = split(&tensors, dtype, limit);
+    write_sharded(dir, &tensors, dtype, limit)
+}
+
+/// As [`write_model`], from tensors whose values may be made while they are written.
+pub(crate) fn write_sharded(
+    dir: &Path,
+    tensors: &[Tensor],
+    dtype: SaveDtype,
+    limit: ShardLimit,
+) -> Result<(), ModelError> {
+    let shards = split(tensors, dtype, limit);
     if shards.len() <= 1 {
-        return write_tensors(&dir.join("model.safetensors"), &tensors, dtype);
+        return write_tensors(&dir.join("model.safetensors"), tensors, dtype);
     }
     let mut weight_map = Map::new();
     for (i, shard) in shards.iter().enumerate() {
@@ -126,18 +136,39 @@ pub(crate) fn write_model(
         write_tensors(&dir.join(&name), shard, dtype)?;
         weight_map.extend(shard.iter().map(|t| (t.name.clone(), Value::from(name.clone()))));
     }
-    let index = json!({"metadata": {"total_size": slab.len() * dtype.size()}, "weight_map": weight_map});
+    let total: usize = tensors.iter().map(|t| t.bytes(dtype)).sum();
+    let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
     write_file(&dir.join("model.safetensors.index.json"), |out| Ok(writeln!(out, "{index:#}")?))
 }
 
-struct Tensor<'a> {
-    name: String,
-    shape: &'a [usize],
-    values: &'a [f32],
+/// A tensor to write.
+pub(crate) struct Tensor<'a> {
+    pub name: String,
+    pub shape: &'a [usize],
+    pub values: Box<dyn Values + 'a>,
+}
+
+impl Tensor<'_> {
+    fn bytes(&self, dtype: SaveDtype) -> usize {
+        self.shape.iter().product::<usize>() * dtype.size()
+    }
+}
+
+/// The values of a tensor, handed over piece by piece: all of them, in row-major order.
+pub(crate) trait Values {
+    fn visit(&self, sink: &mut dyn FnMut(&[f32]) -> Result<(), WriteError>) -> Result<(), WriteError>;
+}
+
+impl Values for &[f32] {
+    fn visit(&self, sink: &mut dyn FnMut(&[f32]) -> Result<(), WriteError>) -> Result<(), WriteError> {
+        // Pieces, because the encoded copy of a large embedding would be hundreds of MB.
+        self.chunks(1 << 18).try_for_each(sink)
+    }
 }
 
 fn tensor<'a>(prefix: &str, entry: &'a Entry, slab: &'a [f32]) -> Tensor<'a> {
-    Tensor { name: format!("{prefix}{}", entry.name), shape: &entry.shape, values: &slab[entry.range.clone()] }
+    let values = Box::new(&slab[entry.range.clone()]);
+    Tensor { name: format!("{prefix}{}", entry.name), shape: &entry.shape, values }
 }
 
 fn check_length(path: &Path, layout: &Layout, slab: &[f32]) -> Result<(), ModelError> {
@@ -158,7 +189,7 @@ fn check_length(path: &Path, layout: &Layout, slab: &[f32]) -> Result<(), ModelE
 fn split<'t, 'a>(tensors: &'t [Tensor<'a>], dtype: SaveDtype, limit: ShardLimit) -> Vec<&'t [Tensor<'a>]> {
     let (mut shards, mut start, mut bytes) = (Vec::new(), 0, 0);
     for (i, t) in tensors.iter().enumerate() {
-        let size = t.values.len() * dtype.size();
+        let size = t.bytes(dtype);
         if i > start && bytes + size > limit.0 {
             shards.push(&tensors[start..i]);
             (start, bytes) = (i, 0);
@@ -176,8 +207,10 @@ fn write_tensors(path: &Path, tensors: &[Tensor], dtype: SaveDtype) -> Result<()
         out.write_all(&header)?;
         let mut bytes = Vec::new();
         for t in tensors {
-            dtype.encode(&t.name, t.values, &mut bytes).map_err(WriteError::Content)?;
-            out.write_all(&bytes)?;
+            t.values.visit(&mut |piece| {
+                dtype.encode(&t.name, piece, &mut bytes).map_err(WriteError::Content)?;
+                Ok(out.write_all(&bytes)?)
+            })?;
         }
         Ok(())
     })
@@ -188,7 +221,7 @@ fn header(tensors: &[Tensor], dtype: SaveDtype) -> Result<Vec<u8>, String> {
     let mut offset = 0;
     let mut infos = Vec::with_capacity(tensors.len());
     for t in tensors {
-        let end = offset + t.values.len() * dtype.size();
+        let end = offset + t.bytes(dtype);
         infos.push((
             t.name.clone(),
             TensorInfo { dtype: dtype.stored(), shape: t.shape.to_vec(), data_offsets: (offset, end) },

@@ -67,7 +67,7 @@ fn every_inconsistency_is_named() {
         ("num_key_value_heads", |c| c["num_key_value_heads"] = json!(3)),
         ("head_dim", |c| c["head_dim"] = json!(64)),
         ("rope_scaling.mrope_section", |c| c["rope_scaling"]["mrope_section"] = json!([4, 6, 5])),
-        ("rope_scaling.type", |c| c["rope_scaling"]["type"] = json!("yarn")),
+        ("rope_scaling.type", |c| c["rope_scaling"]["type"] = json!("dynamic")),
         ("model_type", |c| c["model_type"] = json!("llava")),
         ("hidden_size", |c| c["hidden_size"] = json!(-1)),
         ("vocab_size", |c| c["vocab_size"] = Value::Null),

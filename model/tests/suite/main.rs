@@ -3,14 +3,22 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod broken;
 mod config;
+mod families;
+mod gguf;
 mod images;
 mod prompts;
 mod text;
+mod tokens;
 mod weights;
 
 use serde_json::Value;
 use std::path::PathBuf;
+
+/// Fixture directories, one a family (two of Llama's).
+const FIXTURES: [&str; 7] =
+    ["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen2_text", "qwen3_text", "llama_text", "llama_rope"];
 
 /// A file or directory under `tests/fixtures`.
 fn fixture(name: &str) -> PathBuf {

@@ -35,6 +35,11 @@ pub fn tensors(checkpoint: &Checkpoint) -> Tensors {
         .collect()
 }
 
+/// The same under other names.
+pub fn tensors_as(checkpoint: &Checkpoint, rename: impl Fn(&str) -> String) -> Tensors {
+    tensors(checkpoint).into_iter().map(|(name, t)| (rename(&name), t)).collect()
+}
+
 /// A copy of the fixture without its weights.
 pub fn copy_side_files(dir: &Path) {
     for (name, bytes) in open().side_files() {

@@ -74,6 +74,12 @@ pub struct JoinReply {
     /// Learner only.
     #[prost(message, optional, tag = "9")]
     pub learner: ::core::option::Option<LearnerStart>,
+    /// SHA-256 of the frozen weights as FetchFrozen streams them; empty = nothing is frozen.
+    #[prost(string, tag = "10")]
+    pub frozen_digest: ::prost::alloc::string::String,
+    /// Their matrices are bf16, otherwise f32.
+    #[prost(bool, tag = "11")]
+    pub frozen_bf16: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LearnerStart {
@@ -158,6 +164,11 @@ pub struct FetchWeightsRequest {
     pub caller: ::core::option::Option<Caller>,
     #[prost(uint64, tag = "2")]
     pub version: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FetchFrozenRequest {
+    #[prost(message, optional, tag = "1")]
+    pub caller: ::core::option::Option<Caller>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WeightChunk {
@@ -749,7 +760,7 @@ pub mod cluster_client {
                 .insert(GrpcMethod::new("quorum.v1.Cluster", "FetchBlob"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// A published policy version.
+        /// A published policy version: the trainable slab.
         pub async fn fetch_weights(
             &mut self,
             request: impl tonic::IntoRequest<super::FetchWeightsRequest>,
@@ -772,6 +783,31 @@ pub mod cluster_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("quorum.v1.Cluster", "FetchWeights"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// The weights that do not learn, once a process; version is 0.
+        pub async fn fetch_frozen(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FetchFrozenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WeightChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/quorum.v1.Cluster/FetchFrozen",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("quorum.v1.Cluster", "FetchFrozen"));
             self.inner.server_streaming(req, path, codec).await
         }
         /// What `coordinator status` shows.
@@ -839,12 +875,26 @@ pub mod cluster_server {
             >
             + std::marker::Send
             + 'static;
-        /// A published policy version.
+        /// A published policy version: the trainable slab.
         async fn fetch_weights(
             &self,
             request: tonic::Request<super::FetchWeightsRequest>,
         ) -> std::result::Result<
             tonic::Response<Self::FetchWeightsStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the FetchFrozen method.
+        type FetchFrozenStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WeightChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The weights that do not learn, once a process; version is 0.
+        async fn fetch_frozen(
+            &self,
+            request: tonic::Request<super::FetchFrozenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::FetchFrozenStream>,
             tonic::Status,
         >;
         /// What `coordinator status` shows.
@@ -1136,6 +1186,52 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FetchWeightsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/quorum.v1.Cluster/FetchFrozen" => {
+                    #[allow(non_camel_case_types)]
+                    struct FetchFrozenSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::ServerStreamingService<super::FetchFrozenRequest>
+                    for FetchFrozenSvc<T> {
+                        type Response = super::WeightChunk;
+                        type ResponseStream = T::FetchFrozenStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FetchFrozenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::fetch_frozen(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FetchFrozenSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

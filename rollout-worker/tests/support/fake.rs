@@ -138,6 +138,7 @@ impl Cluster for Fake {
             heartbeat_seconds: inside.config.cluster.heartbeat_seconds,
             max_message_bytes: 64 << 20,
             learner: Some(inside.learner.clone()),
+            ..Default::default()
         }))
     }
 
@@ -185,6 +186,12 @@ impl Cluster for Fake {
             }));
         }
         Ok(Response::new(stream::iter(chunks).boxed()))
+    }
+
+    type FetchFrozenStream = BoxStream<'static, Result<v1::WeightChunk, Status>>;
+
+    async fn fetch_frozen(&self, _: Request<v1::FetchFrozenRequest>) -> Reply<Self::FetchFrozenStream> {
+        Err(Status::not_found("nothing is frozen"))
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Reply<v1::StatusReply> {

