@@ -190,7 +190,7 @@ fn provenance(out: &mut String, config: &RunConfig, facts: &Facts) {
     let rows = [
         ("weights_sha256 of what was trained, before it was saved", &facts.weights_sha256),
         ("saved as", &facts.dtype),
-        ("base model, weights_sha256", &facts.start_sha256),
+        ("the same of version 0, before training", &facts.start_sha256),
         ("base model, BLAKE3 of its files", &facts.model_files),
         ("configuration digest", &facts.config_digest),
         ("steps", &steps),

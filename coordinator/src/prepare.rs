@@ -234,7 +234,7 @@ pub(crate) fn test_data(config: &RunConfig) -> Result<Dataset, PrepareError> {
 }
 
 /// One hash over names and contents of the model's files, weights included.
-fn hash_model(dir: &Path, checkpoint: &Checkpoint) -> Result<String, PrepareError> {
+pub(crate) fn hash_model(dir: &Path, checkpoint: &Checkpoint) -> Result<String, PrepareError> {
     let unreadable =
         |path: &Path, e: std::io::Error| PrepareError::Unfit(format!("model.path: {}: {e}", path.display()));
     let mut hasher = blake3::Hasher::new();

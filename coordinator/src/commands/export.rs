@@ -5,6 +5,7 @@ use crate::aside::{self, Aside};
 use crate::card::{Facts, card};
 use crate::checkpoints::{ADAPTER, MODEL};
 use crate::ledger::{CheckpointRow, History, Ledger};
+use crate::prepare::hash_model;
 use crate::run::recover;
 use anyhow::{Context, anyhow, bail, ensure};
 use quorum_core::config::{ObjectiveKind, RunConfig};
@@ -19,6 +20,16 @@ pub(super) fn export(options: &ExportOptions) -> anyhow::Result<()> {
     let (row, dir) = choose(run, &history.checkpoints(), options.step)?;
     let config = quorum_core::config::load(Some(&run.join("config.resolved.toml")), &[])?;
     let checkpoint = Checkpoint::open(Path::new(&config.model.path)).context("model.path of the run")?;
+    // What was not trained comes from the base: another base would make another model than the one that was evaluated.
+    ensure!(
+        history
+            .meta
+            .get("model_files")
+            .is_none_or(|began| hash_model(Path::new(&config.model.path), &checkpoint).is_ok_and(|now| now == *began)),
+        "the content of model.path {} changed since run {} began; put the old files back to export it",
+        config.model.path,
+        run.display()
+    );
     let parts = Partition::of(&checkpoint.config, &checkpoint.layout, &config.train)?;
     let weights = weights(&history, &row, &dir, &parts)?;
     let dtype: SaveDtype = options.dtype.into();

@@ -20,8 +20,12 @@ pub(super) fn status(run_dir: Option<&Path>, http: Option<&str>) -> anyhow::Resu
         Some(dir) => announced(dir)?,
         None => http.unwrap_or(USUAL).to_owned(),
     };
-    let body = get(&http, "/status").with_context(|| {
-        format!("no coordinator answers at {http}; give its run directory, or its HTTP address with --http")
+    let body = get(&http, "/status").with_context(|| match run_dir {
+        Some(dir) => format!(
+            "the coordinator of {dir} does not answer at {http}; if it was killed, go on with `coordinator --resume {dir}`",
+            dir = dir.display()
+        ),
+        None => format!("no coordinator answers at {http}; give its run directory, or its HTTP address with --http"),
     })?;
     let status: Value = serde_json::from_str(&body).with_context(|| format!("{http} is no coordinator's HTTP page"))?;
     super::show(&format!("{status:#}\n"))

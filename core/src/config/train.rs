@@ -7,6 +7,9 @@ pub const PARTS: [&str; 3] = ["vision", "embeddings", "language"];
 /// Linear layers of the language model that can carry adapters.
 pub const LORA_TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
+/// Ranks above this are mistakes: adapters would outweigh the layers they adapt.
+const MAX_RANK: u32 = 4096;
+
 /// Precision of the weights the policy computes with. Arithmetic, gradients and optimiser are f32 in either case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -58,6 +61,9 @@ pub(super) fn mistakes(t: &TrainSection) -> Vec<String> {
         if !t.freeze.is_empty() {
             wrong
                 .push("train.freeze must be empty with train.lora.rank > 0: adapters freeze every other weight".into());
+        }
+        if t.lora.rank > MAX_RANK {
+            wrong.push(format!("train.lora.rank is {}; it must be at most {MAX_RANK}", t.lora.rank));
         }
         if !(t.lora.alpha > 0.0 && t.lora.alpha.is_finite()) {
             wrong.push("train.lora.alpha must be above 0".into());

@@ -34,7 +34,13 @@ pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
         "vote.band_low and vote.band_high must lie in 0..1, the low one first",
     );
     need(c.view.count > 0, "view.count must be at least 1; 1 means no augmentation");
-    need(c.view.count <= c.rollout.group_size.max(1), "view.count must not exceed rollout.group_size");
+    let (views, group) = (c.view.count, c.rollout.group_size.max(1));
+    need(
+        views <= group,
+        &format!(
+            "view.count is {views}, more than rollout.group_size {group}; set view.count to {group} or less (1 = no augmentation)"
+        ),
+    );
     for (key, v) in [("shift", c.view.shift), ("scale", c.view.scale), ("contrast", c.view.contrast)] {
         need((0.0..=0.5).contains(&v), &format!("view.{key} must be between 0 and 0.5"));
     }
