@@ -229,8 +229,14 @@ fn supervised_records_beyond_the_models_positions_are_set_aside() {
 
 /// A run directory with one committed step whose checkpoint holds the bundled model's weights.
 fn finished_run(dir: &Path) -> (PathBuf, Vec<f32>) {
-    let p = prepared(dir, &["eval.enabled=false".into(), "checkpoint.every=1".into()]);
-    let model = Checkpoint::open(&repository().join("assets/model")).unwrap();
+    let base = dir.join("base/model");
+    std::fs::create_dir_all(&base).unwrap();
+    for file in std::fs::read_dir(repository().join("assets/model")).unwrap().flatten() {
+        std::fs::copy(file.path(), base.join(file.file_name())).unwrap();
+    }
+    let path = format!("model.path={}", base.display());
+    let p = prepared(dir, &["eval.enabled=false".into(), "checkpoint.every=1".into(), path]);
+    let model = Checkpoint::open(&base).unwrap();
     let weights = model.load_weights().unwrap();
     let run = dir.join("run");
     let place = p.dir.checkpoint("step-000001");
@@ -282,4 +288,10 @@ fn an_export_is_sharded_carded_and_never_overwrites() {
     std::fs::remove_dir_all(&to).unwrap();
     let text = String::from_utf8(export(&[]).stderr).unwrap();
     assert!(text.contains("is damaged") && text.contains("--step") && !to.exists(), "{text}");
+    // Another base would make another model than the one the card tells of.
+    let side = tmp.path().join("base/model/generation_config.json");
+    let text = std::fs::read_to_string(&side).unwrap() + " ";
+    std::fs::write(&side, text).unwrap();
+    let text = String::from_utf8(export(&[]).stderr).unwrap();
+    assert!(text.contains("base/model changed since") && !to.exists(), "{text}");
 }

@@ -43,6 +43,9 @@ pub struct Report {
     pub set_aside: AsideReport,
     /// Groups accepted from each worker, over all resumes.
     pub workers: BTreeMap<String, u64>,
+    /// Groups that were learned from; absent in supervised runs.
+    #[serde(default)]
+    pub groups_used: Option<f64>,
     /// Largest difference between rollout and learner log-probs of any step, nats; 0 on CPU.
     pub mismatch_nats_max: f64,
 }
@@ -79,11 +82,12 @@ pub fn report(
         quarantined: recovery.quarantined,
         set_aside,
         workers: history.workers.clone(),
-        mismatch_nats_max: history.steps.iter().filter_map(|s| mismatch(&s.metrics)).fold(0.0, f64::max),
+        groups_used: history.steps.iter().filter_map(|s| number(&s.metrics, "groups_used")).reduce(|a, b| a + b),
+        mismatch_nats_max: history.steps.iter().filter_map(|s| number(&s.metrics, "mismatch_nats")).fold(0.0, f64::max),
     })
 }
 
-/// The mismatch that a line of metrics.jsonl reports; supervised steps have none.
-fn mismatch(metrics: &str) -> Option<f64> {
-    serde_json::from_str::<serde_json::Value>(metrics).ok()?.get("mismatch_nats")?.as_f64()
+/// One number of a line of metrics.jsonl; supervised steps lack some.
+fn number(metrics: &str, key: &str) -> Option<f64> {
+    serde_json::from_str::<serde_json::Value>(metrics).ok()?.get(key)?.as_f64()
 }

@@ -43,6 +43,12 @@ pub fn table(report: &Report) -> String {
         let _ = writeln!(out);
     }
     let _ = writeln!(out, "{} steps, {} responses, {:.0} s", report.steps, report.samples, report.seconds);
+    if report.groups_used == Some(0.0) {
+        let _ = writeln!(
+            out,
+            "nothing was learned: no group of any step had a majority to pay; metrics.jsonl counts why (votes_…)"
+        );
+    }
     aside(&mut out, report);
     let _ = writeln!(out, "run directory  {}", report.run_dir);
     let _ = writeln!(out, "report         {}/report.json", report.run_dir);
@@ -120,12 +126,14 @@ mod tests {
                 }],
             },
             workers: Default::default(),
+            groups_used: Some(0.0),
             mismatch_nats_max: 0.0,
         };
         let text = table(&report);
         assert!(text.contains("n = 10") && text.contains("+10.0") && text.contains("80.0 [10.0, 90.0]"), "{text}");
         assert!(text.contains("runs/x/checkpoints/step-000003"), "{text}");
         assert!(text.contains("8 records were set aside") && text.contains("a.parquet, row 3: no image"), "{text}");
-        assert!(text.contains("all in runs/x/set-aside.jsonl"), "{text}");
+        assert!(text.contains("all in runs/x/set-aside.jsonl") && text.contains("nothing was learned"), "{text}");
+        assert!(!table(&Report { groups_used: Some(2.0), ..report }).contains("nothing was learned"));
     }
 }
