@@ -58,7 +58,7 @@ fn differing(then: &RunConfig, now: &RunConfig) -> Result<Vec<String>, PrepareEr
             continue;
         }
         let mut changed = table(then)?;
-        put(&mut changed, key, value.clone());
+        config::put(&mut changed, key, value.clone());
         let matters = Value::Table(changed).try_into::<RunConfig>().is_ok_and(|c| config::digest(&c) != digest);
         if matters {
             keys.push(format!(
@@ -79,17 +79,6 @@ fn flat(table: &Table) -> BTreeMap<String, Value> {
         }
     }
     out
-}
-
-fn put(table: &mut Table, key: &str, value: Value) {
-    match key.split_once('.') {
-        Some((head, rest)) => {
-            if let Some(Value::Table(inner)) = table.get_mut(head) {
-                put(inner, rest, value);
-            }
-        }
-        None => drop(table.insert(key.to_owned(), value)),
-    }
 }
 
 /// Fails if model or data changed since the run began.

@@ -3,8 +3,7 @@
 use crate::batch::{Batch, Use};
 use crate::error::LearnerError;
 use crate::objective::BatchLosses;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use quorum_core::client::serve_metrics;
+use quorum_core::client::start_metrics;
 use quorum_core::metric;
 use quorum_engine::StepStats;
 use std::collections::{BTreeMap, HashMap};
@@ -171,22 +170,7 @@ pub fn export(step: u64, figures: &HashMap<String, f64>, timer: &Timer) {
 /// # Errors
 /// No free port on loopback.
 pub async fn start() -> Result<String, LearnerError> {
-    let Some(handle) = recorder() else { return Ok(String::new()) };
-    metric::describe();
-    let upkeep = handle.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(Duration::from_secs(5)).await;
-            upkeep.run_upkeep();
-        }
-    });
-    serve_metrics(move || handle.render())
-        .await
-        .map_err(|source| LearnerError::Start { what: "the metrics page", source })
-}
-
-fn recorder() -> Option<PrometheusHandle> {
-    PrometheusBuilder::new().set_buckets(&BUCKETS).ok()?.install_recorder().ok()
+    start_metrics(&BUCKETS).await.map_err(|source| LearnerError::Start { what: "the metrics page", source })
 }
 
 /// Shows a finished checkpoint; whether it counts is decided by the commit.

@@ -1,11 +1,9 @@
 //! The worker's metrics: names come from the catalogue in core, this file says when they move.
 
 use crate::error::WorkerError;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use quorum_core::client::serve_metrics;
+use quorum_core::client::start_metrics;
 use quorum_core::metric;
 use quorum_proto::v1;
-use std::time::Duration;
 
 /// Bounds of histograms: seconds from a millisecond to minutes, and token counts.
 const BUCKETS: [f64; 18] = [
@@ -18,22 +16,7 @@ const BUCKETS: [f64; 18] = [
 /// # Errors
 /// No free port on loopback.
 pub async fn start() -> Result<String, WorkerError> {
-    let Some(handle) = recorder() else { return Ok(String::new()) };
-    metric::describe();
-    let upkeep = handle.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(Duration::from_secs(5)).await;
-            upkeep.run_upkeep();
-        }
-    });
-    serve_metrics(move || handle.render())
-        .await
-        .map_err(|source| WorkerError::Start { what: "the metrics page", source })
-}
-
-fn recorder() -> Option<PrometheusHandle> {
-    PrometheusBuilder::new().set_buckets(&BUCKETS).ok()?.install_recorder().ok()
+    start_metrics(&BUCKETS).await.map_err(|source| WorkerError::Start { what: "the metrics page", source })
 }
 
 /// Counts one finished group.

@@ -70,6 +70,19 @@ impl Cluster {
         Self::start(dir, &["--resume", dir.to_str().expect("utf-8"), "--workers", &workers.to_string()])
     }
 
+    /// Starts two workers, kills one of them, then the learner, then the coordinator, each after another step; resumes; the report.
+    pub fn killed_three_ways(dir: &Path, sets: &[&str], within: Duration) -> Value {
+        let mut cluster = Self::fresh(dir, 2, sets);
+        cluster.wait_for_steps(1, within);
+        kill(cluster.pid_of("worker-0", within));
+        cluster.wait_for_steps(2, within);
+        kill(cluster.pid_of("learner-0", within));
+        cluster.wait_for_steps(3, within);
+        assert!(!cluster.ended(), "the coordinator is killed while it runs");
+        cluster.kill();
+        Self::resume(dir, 2).finish(within)
+    }
+
     /// Waits for a clean end.
     pub fn finish(mut self, within: Duration) -> Value {
         let start = Instant::now();

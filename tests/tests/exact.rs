@@ -1,6 +1,6 @@
 //! The end state is a function of configuration, data and seed: not of the number of workers, and not of who was killed when.
 
-use quorum_tests::{Cluster, kill};
+use quorum_tests::Cluster;
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
@@ -34,15 +34,7 @@ fn any_number_of_workers_and_any_kill_ends_with_the_same_bits() {
     }
 
     let dir = scratch.path().join("killed");
-    let mut cluster = Cluster::fresh(&dir, 2, &[]);
-    cluster.wait_for_steps(1, LIMIT);
-    kill(cluster.pid_of("worker-0", LIMIT));
-    cluster.wait_for_steps(2, LIMIT);
-    kill(cluster.pid_of("learner-0", LIMIT));
-    cluster.wait_for_steps(3, LIMIT);
-    assert!(!cluster.ended(), "the coordinator is killed while it runs");
-    cluster.kill();
-    let report = Cluster::resume(&dir, 2).finish(LIMIT);
+    let report = Cluster::killed_three_ways(&dir, &[], LIMIT);
     assert_eq!(report["epochs"], 2, "the run was resumed once");
     assert!(end_state(&report, &dir) == reference, "killed and resumed, the run ends elsewhere");
 }

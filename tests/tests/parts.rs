@@ -1,7 +1,7 @@
 //! Runs in which not everything learns, or in another precision, keep the promises of full training: the same end whatever the number of
 //! workers and whoever was killed, and no difference between the log-probs of workers and learner.
 
-use quorum_tests::{Cluster, kill};
+use quorum_tests::Cluster;
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
@@ -25,15 +25,7 @@ fn adapters_learn_and_survive_any_kill() {
     let scratch = tempfile::tempdir().unwrap();
     let reference = run(scratch.path(), "lora", 1, &LORA);
     let dir = scratch.path().join("killed");
-    let mut cluster = Cluster::fresh(&dir, 2, &LORA);
-    cluster.wait_for_steps(1, LIMIT);
-    kill(cluster.pid_of("worker-0", LIMIT));
-    cluster.wait_for_steps(2, LIMIT);
-    kill(cluster.pid_of("learner-0", LIMIT));
-    cluster.wait_for_steps(3, LIMIT);
-    assert!(!cluster.ended(), "the coordinator is killed while it runs");
-    cluster.kill();
-    let report = Cluster::resume(&dir, 2).finish(LIMIT);
+    let report = Cluster::killed_three_ways(&dir, &LORA, LIMIT);
     assert_eq!(digest(&report), reference.0, "killed and resumed, the run ends elsewhere");
     assert_eq!(std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap(), reference.1);
     let checkpoint = dir.join("checkpoints/step-000004");

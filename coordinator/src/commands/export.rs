@@ -21,11 +21,9 @@ pub(super) fn export(options: &ExportOptions) -> anyhow::Result<()> {
     let config = quorum_core::config::load(Some(&run.join("config.resolved.toml")), &[])?;
     let checkpoint = Checkpoint::open(Path::new(&config.model.path)).context("model.path of the run")?;
     // What was not trained comes from the base: another base would make another model than the one that was evaluated.
+    let files = hash_model(Path::new(&config.model.path), &checkpoint)?;
     ensure!(
-        history
-            .meta
-            .get("model_files")
-            .is_none_or(|began| hash_model(Path::new(&config.model.path), &checkpoint).is_ok_and(|now| now == *began)),
+        history.meta.get("model_files").is_none_or(|began| *began == files),
         "the content of model.path {} changed since run {} began; put the old files back to export it",
         config.model.path,
         run.display()

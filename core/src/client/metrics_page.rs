@@ -1,5 +1,7 @@
 //! A tiny HTTP page for Prometheus on an ephemeral loopback port. It answers every request with the metrics and closes; it is no web server.
 
+use crate::metric;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,12 +10,36 @@ use tokio::net::{TcpListener, TcpStream};
 /// Longest request head that is read before answering.
 const HEAD: usize = 8 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two sweeps of the recorder's old samples.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Installs the process's recorder, whose histograms have these `buckets`, and serves it; returns the page's address, empty if another
+/// recorder is installed (tests).
+///
+/// # Errors
+/// When no port can be bound.
+pub async fn start_metrics(buckets: &[f64]) -> std::io::Result<String> {
+    let Some(handle) = recorder(buckets) else { return Ok(String::new()) };
+    metric::describe();
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            upkeep.run_upkeep();
+        }
+    });
+    serve_metrics(move || handle.render()).await
+}
+
+fn recorder(buckets: &[f64]) -> Option<PrometheusHandle> {
+    PrometheusBuilder::new().set_buckets(buckets).ok()?.install_recorder().ok()
+}
 
 /// Serves `render()` on a free port of 127.0.0.1; returns `127.0.0.1:PORT`. Stops with the runtime.
 ///
 /// # Errors
 /// When no port can be bound.
-pub async fn serve_metrics(render: impl Fn() -> String + Send + Sync + 'static) -> std::io::Result<String> {
+async fn serve_metrics(render: impl Fn() -> String + Send + Sync + 'static) -> std::io::Result<String> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?.to_string();
     let render: Arc<dyn Fn() -> String + Send + Sync> = Arc::new(render);

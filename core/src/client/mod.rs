@@ -15,5 +15,5 @@ pub use fetch::{Weights, fetch_blob, fetch_frozen, fetch_weights};
 pub use heartbeat::{Cancellations, Heartbeat, Pulse, Vitals};
 pub use link::{Auth, Link, LinkOptions};
 pub use machine::{cores, shutdown_signal};
-pub use metrics_page::serve_metrics;
+pub use metrics_page::start_metrics;
 pub use session::{JoinOptions, Session};

@@ -184,7 +184,8 @@ fn at<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
     }
 }
 
-fn put(table: &mut Table, key: &str, value: Value) {
+/// Sets the value at a dotted key whose sections exist.
+pub fn put(table: &mut Table, key: &str, value: Value) {
     match key.split_once('.') {
         Some((head, rest)) => {
             if let Some(Value::Table(inner)) = table.get_mut(head) {

@@ -6,7 +6,7 @@ mod sections;
 mod train;
 mod validate;
 
-pub use load::{ConfigError, digest, examine, from_toml, load, to_toml};
+pub use load::{ConfigError, digest, examine, from_toml, load, put, to_toml};
 pub use presets::{preset, preset_names};
 pub use sections::*;
 pub use train::*;

@@ -1,7 +1,7 @@
 //! RMSNorm of single heads inside rows of q|k|v, in place, with one weight for all heads: qk-norm. Sums run in the lanes of `norm.rs`.
 
 use super::isa::simd;
-use super::norm::{LANES, dot, fold};
+use super::norm::{dot, dot_of_three};
 
 simd! {
     /// Each of the heads (`w.len()` long, side by side at the start of each row of `x`, rows `ld` apart) ← x · rstd · w.
@@ -26,17 +26,7 @@ simd! {
         let hd = w.len();
         for ((x, d), rstd) in x.chunks(ldx).zip(d.chunks_mut(ld)).zip(rstd.chunks_exact(heads)) {
             for ((x, d), &s) in x[..heads * hd].chunks_exact(hd).zip(d[..heads * hd].chunks_exact_mut(hd)).zip(rstd) {
-                let mut lanes = [0f32; LANES];
-                let whole = hd - hd % LANES;
-                for i in (0..whole).step_by(LANES) {
-                    for l in 0..LANES {
-                        lanes[l] = (d[i + l] * w[i + l]).mul_add(x[i + l], lanes[l]);
-                    }
-                }
-                for i in whole..hd {
-                    lanes[i - whole] = (d[i] * w[i]).mul_add(x[i], lanes[i - whole]);
-                }
-                let c = fold(lanes) * s * s / hd as f32;
+                let c = dot_of_three(d, w, x) * s * s / hd as f32;
                 for i in 0..hd {
                     d[i] = s * (d[i] * w[i] - x[i] * c);
                 }

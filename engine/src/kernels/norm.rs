@@ -36,6 +36,23 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     fold(lanes)
 }
 
+/// Σ (aᵢ bᵢ) cᵢ of three rows of one length, in fixed lanes.
+#[inline(always)]
+pub fn dot_of_three(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let n = a.len();
+    let whole = n - n % LANES;
+    for i in (0..whole).step_by(LANES) {
+        for l in 0..LANES {
+            lanes[l] = (a[i + l] * b[i + l]).mul_add(c[i + l], lanes[l]);
+        }
+    }
+    for i in whole..n {
+        lanes[i - whole] = (a[i] * b[i]).mul_add(c[i], lanes[i - whole]);
+    }
+    fold(lanes)
+}
+
 simd! {
     /// Σ aᵢ bᵢ of two rows.
     pub fn row_dot(a: &[f32], b: &[f32]) -> f32 {
@@ -94,17 +111,7 @@ simd! {
     fn rms_norm_backward_input(x: &[f32], w: &[f32], rstd: &[f32], dy: &[f32], dx: &mut [f32]) {
         let h = w.len();
         for (((x, dy), dx), &s) in x.chunks_exact(h).zip(dy.chunks_exact(h)).zip(dx.chunks_exact_mut(h)).zip(rstd) {
-            let mut lanes = [0f32; LANES];
-            let whole = h - h % LANES;
-            for i in (0..whole).step_by(LANES) {
-                for l in 0..LANES {
-                    lanes[l] = (dy[i + l] * w[i + l]).mul_add(x[i + l], lanes[l]);
-                }
-            }
-            for i in whole..h {
-                lanes[i - whole] = (dy[i] * w[i]).mul_add(x[i], lanes[i - whole]);
-            }
-            let c = fold(lanes) * s * s / h as f32;
+            let c = dot_of_three(dy, w, x) * s * s / h as f32;
             for i in 0..h {
                 dx[i] += s * (dy[i] * w[i] - x[i] * c);
             }
