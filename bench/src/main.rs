@@ -1,10 +1,14 @@
 //! Benchmarks of Quorum: the held-out gain of whole runs, and the speed of training and decoding beside their peers.
 
 mod bootstrap;
+mod delta;
 mod easy_vqa;
+mod fanout;
 mod gain;
 mod memory;
+mod scale;
 mod speed;
+mod swarm;
 mod word_problems;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +36,14 @@ enum Command {
     Load(memory::LoadArgs),
     /// CPU time of batched decoding (prefill included) of configuration T, V or L on one thread.
     Decode(speed::Args),
+    /// How new weights reach N simulated workers, with and without relays: the coordinator's bytes, and the time until the last one holds them.
+    Fanout(fanout::Args),
+    /// What the difference between successive checkpoints takes beside the whole.
+    Delta(delta::Args),
+    /// From 1 to 10,000 workers: the cost model beside a simulation around the coordinator's real state machine.
+    Scale(scale::Args),
+    /// Simulated workers against a real coordinator over TCP: durable groups a second, latencies, exactly-once.
+    Swarm(swarm::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -43,5 +55,9 @@ fn main() -> anyhow::Result<()> {
         Command::Memory(args) => memory::run(&args),
         Command::Load(args) => memory::load(&args),
         Command::Decode(args) => speed::decode(&args),
+        Command::Fanout(args) => fanout::run(&args),
+        Command::Delta(args) => delta::run(&args),
+        Command::Scale(args) => scale::run(&args),
+        Command::Swarm(args) => swarm::run(&args),
     }
 }

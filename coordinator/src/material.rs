@@ -104,6 +104,13 @@ impl Material {
         train.chain(self.test.iter().flat_map(|t| t.set_aside()).map(|s| ("test", s)))
     }
 
+    /// Set, sort of reason and number of the records that are not used.
+    pub fn set_aside_by_kind(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        let of = |set, data: &Dataset| data.set_aside_by_kind().iter().map(move |(&kind, &n)| (set, kind, n)).collect();
+        let train: Vec<_> = of("train", &self.train);
+        train.into_iter().chain(self.test.iter().flat_map(move |test| of("test", test)))
+    }
+
     /// How many of the training and of the test data are not used.
     pub fn set_aside_counts(&self) -> (u64, u64) {
         (self.train.set_aside_count(), self.test.as_ref().map_or(0, Dataset::set_aside_count))
@@ -151,6 +158,11 @@ impl Material {
             _ => self.test.as_ref().filter(|_| work.slot < self.questions()).and_then(|t| t.get(slot)),
         };
         found.ok_or_else(|| NoSuchWork(format!("there is no slot {slot} in step {} for {:?}", work.step, work.purpose)))
+    }
+
+    /// A training question by its row, which is how the ledger names it.
+    pub fn training_record(&self, row: u64) -> Option<&Record> {
+        self.train.by_row(row)
     }
 
     /// The prompt in a slot as it goes over the wire.

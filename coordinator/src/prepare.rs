@@ -138,6 +138,13 @@ pub async fn prepare(request: &RunRequest, config: RunConfig) -> Result<Prepared
     let per_step = material.supervised().then_some(material.config.rollout.prompts_per_step);
     let recovery = recover(&history, per_step).map_err(PrepareError::Unfit)?;
     dir.rewrite_metrics(&history.steps)?;
+    let figures = |(version, e): (&u64, &crate::evaluate::Evaluation)| {
+        Some((*version, serde_json::to_value(e.figures(material.questions())?).ok()?))
+    };
+    let evaluations: Vec<_> = recovery.evaluations.iter().filter_map(figures).collect();
+    if let Err(e) = crate::tensorboard::begin(dir.path(), &history.steps, &evaluations) {
+        tracing::warn!("the TensorBoard file cannot be written: {e}");
+    }
     dir.write(aside::FILE, &aside::lines(&aside::all(&material, &history.quarantine)))?;
     dir.remove_unnamed_checkpoints(&recovery.checkpoints);
     let epoch = history.epoch;
@@ -169,6 +176,14 @@ fn material(config: RunConfig) -> Result<(Material, Hashes), PrepareError> {
     };
     let toml = config::to_toml(&config)?;
     Ok((Material::new(config, toml, train, test, model), hashes))
+}
+
+/// The questions of a run that is only looked at; neither the model nor the test data is opened.
+pub(crate) fn looked_at(config: RunConfig) -> Result<Material, PrepareError> {
+    let train = Dataset::open(Path::new(&config.data.train), &OpenOptions::from(&config.data))
+        .map_err(|e| PrepareError::data("data.train", e))?;
+    let toml = config::to_toml(&config)?;
+    Ok(Material::new(config, toml, train, None, Model::default()))
 }
 
 /// Bytes of the trainable slab as it is published, and the frozen weights. Every value is read once, so that damaged weights are named before

@@ -39,8 +39,10 @@ pub(crate) fn same_configuration(stored: &Stored, now: &RunConfig) -> Result<(),
         return Ok(());
     }
     let keys = differing(&then, now)?;
+    let ranks = keys.iter().any(|key| key.starts_with("learner.ranks"));
+    let why = if ranks { "; with learner.reduction = \"fast\" the bits depend on the number of ranks" } else { "" };
     Err(PrepareError::Unfit(format!(
-        "run {} was begun with another configuration; different: {}. Resume it without these settings, or start a new run",
+        "run {} was begun with another configuration; different: {}{why}. Resume it without these settings, or start a new run",
         stored.path.display(),
         keys.join(", ")
     )))
@@ -102,6 +104,7 @@ pub(crate) fn same_content(stored: &Stored, hashes: &Hashes) -> Result<(), Prepa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorum_core::config::Reduction;
 
     #[test]
     fn differing_keys_are_named_and_places_are_not() {
@@ -115,5 +118,23 @@ mod tests {
         assert_eq!(keys.len(), 2, "{keys:?}");
         assert!(keys.iter().any(|k| k.starts_with("run.steps (was 100, is 7)")), "{keys:?}");
         assert!(keys.iter().any(|k| k.starts_with("vote.band_low")), "{keys:?}");
+    }
+
+    #[test]
+    fn a_fast_group_keeps_its_size_and_a_fixed_one_may_change_it() {
+        let of = |ranks, reduction| {
+            let mut c = RunConfig::default();
+            (c.learner.ranks, c.learner.reduction) = (ranks, reduction);
+            c
+        };
+        let check = |then: &RunConfig, now: &RunConfig| {
+            let config = config::to_toml(then).unwrap();
+            let stored = Stored { run_id: "r".into(), path: "p".into(), config, meta: BTreeMap::new() };
+            same_configuration(&stored, now).map_err(|e| e.to_string())
+        };
+        let e = check(&of(2, Reduction::Fast), &of(4, Reduction::Fast)).unwrap_err();
+        assert!(e.contains("learner.ranks (was 2, is 4)") && e.contains("depend on the number of ranks"), "{e}");
+        check(&of(2, Reduction::Fixed), &of(4, Reduction::Fixed)).unwrap();
+        check(&of(1, Reduction::Fast), &of(4, Reduction::Fixed)).unwrap();
     }
 }

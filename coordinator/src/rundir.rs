@@ -2,6 +2,7 @@
 
 use crate::evaluate::Evaluation;
 use crate::ledger::{CheckpointRow, StepRow};
+use crate::owner::{Denied, Owner, Ownership, Pace};
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -21,6 +22,8 @@ pub enum RunDirError {
     NoRun { path: PathBuf, missing: &'static str },
     #[error("run directory {path} is in use by another coordinator (process {pid}); stop it first", path = .path.display())]
     Locked { path: PathBuf, pid: String },
+    #[error("run directory {path} is in use by a coordinator on {host} (process {pid}); stop it first", path = .path.display())]
+    Held { path: PathBuf, host: String, pid: u32 },
     #[error("{path}: cannot {action}: {source}", path = .path.display())]
     Io { path: PathBuf, action: &'static str, source: io::Error },
 }
@@ -29,6 +32,8 @@ pub enum RunDirError {
 #[derive(Debug, Clone)]
 pub struct RunDir {
     path: PathBuf,
+    /// Goes before the lock does.
+    owned: Arc<Ownership>,
     _lock: Arc<File>,
 }
 
@@ -83,7 +88,11 @@ impl RunDir {
         }
         let told = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
         told.map_err(io_error(&file, "write"))?;
-        Ok(Self { path: path.to_path_buf(), _lock: Arc::new(lock) })
+        let owned = Ownership::take(path, Owner::own(), Pace::USUAL).map_err(|denied| match denied {
+            Denied::Held(by) => RunDirError::Held { path: path.to_path_buf(), host: by.host, pid: by.pid },
+            Denied::Io(file, source) => RunDirError::Io { path: file, action: "write", source },
+        })?;
+        Ok(Self { path: path.to_path_buf(), owned: Arc::new(owned), _lock: Arc::new(lock) })
     }
 
     fn folders(&self) -> Result<(), RunDirError> {
@@ -92,6 +101,11 @@ impl RunDir {
             fs::create_dir_all(&path).map_err(io_error(&path, "make the directory"))?;
         }
         Ok(())
+    }
+
+    /// Why this coordinator must stop, if another one has taken the directory over.
+    pub fn lost(&self) -> Option<String> {
+        self.owned.lost()
     }
 
     pub fn path(&self) -> &Path {

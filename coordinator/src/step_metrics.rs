@@ -22,6 +22,7 @@ pub fn of_groups(groups: &[Group], supervised: bool) -> BTreeMap<String, f64> {
         put("vote_entropy_mean", groups_mean(&|g| f64::from(g.vote.entropy_nats)));
         put("distinct_answers_mean", groups_mean(&|g| f64::from(g.vote.distinct)));
         put("answered_ratio", responses_mean(&|g| f64::from(g.vote.answered)));
+        put("common_answer_ratio", common_answer(&full));
         for outcome in Outcome::ALL {
             put(
                 &format!("votes_{}", outcome.label()),
@@ -32,6 +33,18 @@ pub fn of_groups(groups: &[Group], supervised: bool) -> BTreeMap<String, f64> {
     put("groups_quarantined", (groups.len() - full.len()) as f64);
     put("samples", responses);
     m
+}
+
+/// Share of groups whose largest cluster is the answer that most groups of the step give: near 1, everything is answered alike.
+fn common_answer(groups: &[&Group]) -> f64 {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for group in groups {
+        if let Some(first) = group.vote.clusters.first() {
+            *counts.entry(first.key.as_str()).or_default() += 1;
+        }
+    }
+    let most = counts.values().copied().max().unwrap_or(0);
+    if groups.is_empty() { 0.0 } else { most as f64 / groups.len() as f64 }
 }
 
 /// One line of metrics.jsonl. Keys are sorted; the learner's win where both have one.

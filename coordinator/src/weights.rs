@@ -1,7 +1,10 @@
 //! Published policy versions: the newest two, whole and verified, served as chunks. A version enters only after its SHA-256 is right (INV-8).
 //! A large one lies in a nameless file of the run directory instead of memory.
 
+use crate::delta::Delta;
+use crate::fanout::Fanout;
 use bytes::Bytes;
+use quorum_core::config::Precision;
 use quorum_core::digest::Sha256;
 use quorum_proto::v1::WeightChunk;
 use std::collections::BTreeMap;
@@ -10,6 +13,7 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::OnceCell;
 
 /// Versions kept: the newest, and the one workers may still be fetching.
 const KEPT: usize = 2;
@@ -36,7 +40,7 @@ impl Body {
     }
 
     /// A part of the bytes; none if the file cannot be read.
-    fn part(&self, from: usize, until: usize) -> Option<Bytes> {
+    pub fn part(&self, from: usize, until: usize) -> Option<Bytes> {
         match self {
             Self::Memory(bytes) => Some(bytes.slice(from..until)),
             Self::File(file, _) => {
@@ -78,24 +82,51 @@ impl Published {
     }
 }
 
-/// The newest versions; cheap to clone.
+/// A version with the difference from the one before it, once somebody asked for that.
+#[derive(Debug)]
+struct Held {
+    published: Published,
+    delta: Arc<OnceCell<Option<Delta>>>,
+}
+
+/// The newest versions, and who gets them from whom; cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct WeightStore {
-    versions: Arc<Mutex<BTreeMap<u64, Published>>>,
+    versions: Arc<Mutex<BTreeMap<u64, Held>>>,
+    pub fanout: Fanout,
 }
 
 impl WeightStore {
     /// Keeps a version and drops the oldest.
     pub fn insert(&self, published: Published) {
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        versions.insert(published.version, published);
+        self.fanout.publish(published.version);
+        versions.insert(published.version, Held { published, delta: Arc::default() });
         while versions.len() > KEPT {
             versions.pop_first();
         }
     }
 
     pub fn get(&self, version: u64) -> Option<Published> {
-        self.versions.lock().unwrap_or_else(PoisonError::into_inner).get(&version).cloned()
+        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.get(&version).map(|held| held.published.clone())
+    }
+
+    /// What leads to `version` from the one before it, made on a thread of its own at the first call; `None` if it is not to be had or does not pay.
+    pub async fn delta(&self, version: u64, precision: Precision) -> Option<Delta> {
+        let base = self.get(version.checked_sub(1)?)?;
+        let (new, cell) = {
+            let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+            let held = versions.get(&version)?;
+            (held.published.clone(), held.delta.clone())
+        };
+        let make = || async move {
+            let made = tokio::task::spawn_blocking(move || Delta::make(&base, &new, precision)).await;
+            made.map_err(|error| tracing::error!(%error, "the thread that makes weight differences ended"))
+                .ok()
+                .flatten()
+        };
+        cell.get_or_init(make).await.clone()
     }
 
     /// Versions held, ascending.

@@ -322,7 +322,7 @@ fn one_broken_worker_sets_nothing_aside() {
 #[tokio::test(flavor = "multi_thread")]
 async fn when_no_checkpoint_is_left_each_is_named_with_what_can_be_done() {
     let dir = tempfile::tempdir().unwrap();
-    let c = Coordinator::start(dir.path(), &["eval.enabled=false", "checkpoint.every=1"]);
+    let c = Coordinator::start(dir.path(), &["eval.enabled=false", "checkpoint.every=1", "checkpoint.texts_mb=0"]);
     let worker = tokio::spawn(Worker::join(&c.url, "w").await.unwrap().work(Duration::ZERO));
     let mut learner = Learner::join(&c.url, "learner", dir.path()).await.unwrap();
     learner.work(Some(3)).await.unwrap();

@@ -5,12 +5,17 @@ pub mod answer;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod config;
+pub mod delta;
 pub mod digest;
 pub mod metric;
 pub mod objective;
 pub mod reward;
 pub mod seed;
+#[cfg(feature = "tls")]
+pub mod tls;
+pub mod token;
 pub mod types;
+pub mod verdict;
 pub mod vote;
 pub mod wire;
 

@@ -1,5 +1,6 @@
 //! The engine: shapes and caches behind a cheap handle; entry points for scoring. Generation and training have their own files.
 
+use crate::device::Device;
 use crate::error::EngineError;
 use crate::kernels::isa::{Isa, isa};
 use crate::kernels::threads::with_threads;
@@ -24,6 +25,10 @@ pub struct Engine {
     pub(crate) pool: Arc<Pool>,
     parts: Arc<Partition>,
     pub(crate) threads: usize,
+    device: Device,
+    /// Computes everything instead of the kernels, if there is one.
+    #[cfg(feature = "candle")]
+    pub(crate) elsewhere: Option<Arc<crate::candle::Backend>>,
 }
 
 impl Engine {
@@ -32,7 +37,7 @@ impl Engine {
     /// # Errors
     /// Names the tensor or shape that does not fit; also on a processor without AVX2.
     pub fn new(config: &ModelConfig, layout: Arc<Layout>, threads: usize) -> Result<Self, EngineError> {
-        Loader::new(config, Partition::full(layout), false, threads)?.finish()
+        Self::loader(config, Partition::full(layout), false, threads)?.finish()
     }
 
     /// Begins an engine with frozen weights, which the loader takes over tensor by tensor; with `bf16` their matrices are held as bf16.
@@ -40,7 +45,26 @@ impl Engine {
     /// # Errors
     /// As for [`Engine::new`].
     pub fn loader(config: &ModelConfig, parts: Partition, bf16: bool, threads: usize) -> Result<Loader, EngineError> {
-        Loader::new(config, parts, bf16, threads)
+        Self::loader_on(Device::Cpu, config, parts, bf16, threads)
+    }
+
+    /// [`Engine::loader`] for another device. A new backend changes the arithmetic, not the interface: see `docs/gpu.md` for what differs.
+    ///
+    /// # Errors
+    /// As for [`Engine::new`], or a device that this executable or this machine does not have.
+    pub fn loader_on(
+        device: Device,
+        config: &ModelConfig,
+        parts: Partition,
+        bf16: bool,
+        threads: usize,
+    ) -> Result<Loader, EngineError> {
+        Loader::new(device, config, parts, bf16, threads)
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// The table of the trainable slab: weights, gradients and moments are slabs of it.
@@ -51,6 +75,18 @@ impl Engine {
     /// Which tensors learn.
     pub fn partition(&self) -> &Arc<Partition> {
         &self.parts
+    }
+
+    /// Bytes in use on the GPU it computes on, by whatever process; `None` on another device.
+    pub fn gpu_memory(&self) -> Option<u64> {
+        #[cfg(feature = "candle")]
+        {
+            self.elsewhere.as_ref().and_then(|backend| backend.gpu_memory())
+        }
+        #[cfg(not(feature = "candle"))]
+        {
+            None
+        }
     }
 
     /// Threads used at most.
@@ -65,6 +101,10 @@ impl Engine {
     pub fn score(&self, weights: &[f32], packs: &[Pack], policy: &PolicyDist) -> Result<Vec<PackScores>, EngineError> {
         let policy = Policy::new(policy, self.plan.head.n_out)?;
         let last = self.check_packs(packs, &policy)?;
+        #[cfg(feature = "candle")]
+        if let Some(backend) = &self.elsewhere {
+            return backend.score(self, weights, packs, &policy, last);
+        }
         let panels = self.pool.panels(&self.plan, weights, self.threads)?;
         let rope = self.pool.rope(&self.plan, last);
         let order: Vec<usize> = (0..packs.len()).collect();
@@ -119,18 +159,37 @@ impl Engine {
 pub struct Loader {
     plan: Plan,
     parts: Partition,
-    filler: Filler,
+    filler: Holder,
     threads: usize,
+    device: Device,
+}
+
+/// Where the frozen weights go.
+enum Holder {
+    Panels(Box<Filler>),
+    #[cfg(feature = "candle")]
+    Elsewhere(crate::candle::BackendFiller),
 }
 
 impl Loader {
-    fn new(config: &ModelConfig, parts: Partition, bf16: bool, threads: usize) -> Result<Self, EngineError> {
-        if isa() == Isa::Baseline {
-            return Err(EngineError::Processor);
-        }
+    fn new(
+        device: Device,
+        config: &ModelConfig,
+        parts: Partition,
+        bf16: bool,
+        threads: usize,
+    ) -> Result<Self, EngineError> {
+        device.check()?;
         let (plan, threads) = (Plan::new(config, &parts)?, threads.max(1));
-        let filler = Filler::new(&plan, &parts, bf16, threads);
-        Ok(Self { plan, parts, filler, threads })
+        let filler = match device {
+            #[cfg(feature = "candle")]
+            Device::CandleCpu | Device::Cuda(_) => {
+                Holder::Elsewhere(crate::candle::BackendFiller::new(device, &parts, bf16)?)
+            }
+            _ if isa() == Isa::Baseline => return Err(EngineError::Processor),
+            _ => Holder::Panels(Box::new(Filler::new(&plan, &parts, bf16, threads))),
+        };
+        Ok(Self { plan, parts, filler, threads, device })
     }
 
     /// Takes a frozen tensor over; a name that is not among the frozen ones is left alone.
@@ -138,7 +197,12 @@ impl Loader {
     /// # Errors
     /// A tensor of another size.
     pub fn put(&mut self, name: &str, tensor: &RawTensor) -> Result<(), EngineError> {
-        self.parts.frozen.get(name).map_or(Ok(()), |entry| self.filler.put(entry, tensor))
+        let Some(entry) = self.parts.frozen.get(name) else { return Ok(()) };
+        match &mut self.filler {
+            Holder::Panels(filler) => filler.put(entry, tensor),
+            #[cfg(feature = "candle")]
+            Holder::Elsewhere(filler) => filler.put(entry, tensor),
+        }
     }
 
     /// The engine, once every frozen tensor was put.
@@ -146,19 +210,41 @@ impl Loader {
     /// # Errors
     /// Names a tensor that did not come.
     pub fn finish(self) -> Result<Engine, EngineError> {
-        let frozen: Frozen = self.filler.finish(&self.parts)?;
+        #[cfg(feature = "candle")]
+        let mut elsewhere = None;
+        let frozen: Frozen = match self.filler {
+            Holder::Panels(filler) => filler.finish(&self.parts)?,
+            #[cfg(feature = "candle")]
+            Holder::Elsewhere(filler) => {
+                elsewhere = Some(Arc::new(filler.finish(&self.plan, &self.parts)?));
+                Frozen::default()
+            }
+        };
         let pool = Arc::new(Pool::new(&self.plan, &self.parts, frozen));
-        Ok(Engine { plan: Arc::new(self.plan), pool, parts: Arc::new(self.parts), threads: self.threads })
+        Ok(Engine {
+            plan: Arc::new(self.plan),
+            pool,
+            parts: Arc::new(self.parts),
+            threads: self.threads,
+            device: self.device,
+            #[cfg(feature = "candle")]
+            elsewhere,
+        })
     }
 }
 
 /// Cuts `order` into consecutive batches of about [`BATCH_ROWS`] rows.
 pub(crate) fn batches(packs: &[Pack], order: &[usize]) -> Vec<Range<usize>> {
+    cut(packs, order, BATCH_ROWS)
+}
+
+/// Cuts `order` into consecutive batches of at most `limit` rows, or a single pack.
+pub(crate) fn cut(packs: &[Pack], order: &[usize], limit: usize) -> Vec<Range<usize>> {
     let mut out = Vec::new();
     let (mut start, mut rows) = (0, 0);
     for (k, &i) in order.iter().enumerate() {
         let n = pack_len(packs[i].prompt, &packs[i].completions);
-        if k > start && rows + n > BATCH_ROWS {
+        if k > start && rows + n > limit {
             out.push(start..k);
             (start, rows) = (k, 0);
         }

@@ -30,7 +30,21 @@ pub enum EngineError {
     /// A processor without the needed instructions.
     #[error("this processor has no AVX2 and FMA instructions, which the cpu backend needs; run on x86-64-v3 or newer")]
     Processor,
+    /// A backend that this executable or this machine does not have.
+    #[error("device {device} cannot be used: {reason}")]
+    Unavailable { device: String, reason: String },
+    /// The device refused an operation: out of memory, lost, or a defect of the backend.
+    #[error("the device failed: {0}; if it is out of memory, lower rollout or learner batch sizes or use more devices")]
+    Device(String),
     /// A worker thread ended abnormally (a defect of the engine).
     #[error("an engine thread ended abnormally: {0}; please report this with the prompt that caused it")]
     Thread(String),
+}
+
+#[cfg(feature = "candle")]
+impl From<candle_core::Error> for EngineError {
+    fn from(error: candle_core::Error) -> Self {
+        let text = error.to_string();
+        Self::Device(text.lines().next().unwrap_or_default().to_owned())
+    }
 }

@@ -68,6 +68,10 @@ impl Engine {
             last = last.max(check_prompt(plan, g.prompt, g.sampling.max_new_tokens as usize)?);
         }
         let policies = groups.iter().map(|g| Policy::new(&g.policy, plan.head.n_out)).collect::<Result<Vec<_>, _>>()?;
+        #[cfg(feature = "candle")]
+        if let Some(backend) = &self.elsewhere {
+            return backend.generate(self, weights, groups, &policies, last, cancel);
+        }
         let panels = self.pool.panels(plan, weights, self.threads)?;
         let rope = self.pool.rope(plan, last);
         let mut job = Job {

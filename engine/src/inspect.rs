@@ -29,6 +29,10 @@ impl Engine {
     /// A prompt that does not fit the model.
     pub fn logits(&self, weights: &[f32], prompt: &EncodedPrompt) -> Result<Vec<f32>, EngineError> {
         let last = check_prompt(&self.plan, prompt, 0)?;
+        #[cfg(feature = "candle")]
+        if let Some(backend) = &self.elsewhere {
+            return backend.logits(self, weights, prompt, last);
+        }
         let panels = self.pool.panels(&self.plan, weights, self.threads)?;
         let rope = self.pool.rope(&self.plan, last);
         let mut batch = Batch::default();
@@ -47,6 +51,10 @@ impl Engine {
     pub fn vision_trace(&self, weights: &[f32], images: &[&EncodedImage]) -> Result<VisionTrace, EngineError> {
         let vision =
             self.plan.vision.as_ref().ok_or_else(|| EngineError::Request("the model has no vision tower".into()))?;
+        #[cfg(feature = "candle")]
+        if let Some(backend) = &self.elsewhere {
+            return backend.vision_trace(self, weights, images);
+        }
         let panels = self.pool.panels(&self.plan, weights, self.threads)?;
         let rows = VisionRows::new(&vision.config, images)?;
         let d = vision.config.hidden_size;

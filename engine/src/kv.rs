@@ -3,6 +3,44 @@
 use crate::kernels::attention::{Heads, Segment};
 use crate::kernels::gemm::{NR, Panels, pack_rows, pack_transposed, padded};
 use crate::kernels::numbers::Values;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Tokens of responses stored, and room for them, in all batches that this process is decoding.
+static STORED: AtomicUsize = AtomicUsize::new(0);
+static ROOM: AtomicUsize = AtomicUsize::new(0);
+
+/// Share of the rooms for keys and values of responses that is filled, over all batches of this process; 0 while nothing is decoded.
+pub fn kv_usage_ratio() -> f64 {
+    let (stored, room) = (STORED.load(Ordering::Relaxed), ROOM.load(Ordering::Relaxed));
+    if room == 0 { 0.0 } else { (stored as f64 / room as f64).min(1.0) }
+}
+
+/// The part of one batch in [`kv_usage_ratio`], for as long as it lives.
+pub(crate) struct KvCount {
+    stored: usize,
+    room: usize,
+}
+
+impl KvCount {
+    /// Room for `tokens` tokens.
+    pub fn new(tokens: usize) -> Self {
+        ROOM.fetch_add(tokens, Ordering::Relaxed);
+        Self { stored: 0, room: tokens }
+    }
+
+    /// `tokens` more are stored.
+    pub fn add(&mut self, tokens: usize) {
+        self.stored += tokens;
+        STORED.fetch_add(tokens, Ordering::Relaxed);
+    }
+}
+
+impl Drop for KvCount {
+    fn drop(&mut self) {
+        STORED.fetch_sub(self.stored, Ordering::Relaxed);
+        ROOM.fetch_sub(self.room, Ordering::Relaxed);
+    }
+}
 
 /// Keys and values of a prompt, per layer and kv head, ready for the attention kernel.
 #[derive(Default)]
@@ -42,6 +80,7 @@ pub struct OwnKv {
     heads: Heads,
     capacity: usize,
     layers: Vec<Vec<f32>>,
+    count: KvCount,
 }
 
 impl OwnKv {
@@ -49,7 +88,8 @@ impl OwnKv {
     pub fn new(heads: Heads, layers: usize, slots: usize, tokens: usize) -> Self {
         let capacity = padded(tokens.max(1));
         let per_slot = heads.kv_heads * capacity * (heads.hd + padded(heads.hd));
-        Self { heads, capacity, layers: (0..layers).map(|_| vec![0.0; slots * per_slot]).collect() }
+        let layers = (0..layers).map(|_| vec![0.0; slots * per_slot]).collect();
+        Self { heads, capacity, layers, count: KvCount::new(slots * tokens) }
     }
 
     fn place(&self, slot: usize, g: usize) -> (usize, usize) {
@@ -61,6 +101,9 @@ impl OwnKv {
     /// Stores key and value number `t` of a row from its q|k|v.
     pub fn append(&mut self, layer: usize, slot: usize, t: usize, qkv: &[f32]) {
         let Heads { heads, kv_heads, hd } = self.heads;
+        if layer == 0 {
+            self.count.add(1);
+        }
         for g in 0..kv_heads {
             let (k_at, v_at) = self.place(slot, g);
             let key = &qkv[(heads + g) * hd..][..hd];

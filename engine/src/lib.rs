@@ -1,12 +1,13 @@
-//! The arithmetic of Quorum on the CPU: forward, backward, sampling, optimiser. Flat f32 slabs in, numbers out; no I/O, no clock.
+//! The arithmetic of Quorum: forward, backward, sampling, optimiser. Flat f32 slabs in, numbers out; no I/O, no clock.
 //!
-//! Every output element of every kernel is a fixed chain of operations, independent of batch, threads and instruction set, so rollout
+//! On the CPU ([`Device::Cpu`]) every output element of every kernel is a fixed chain of operations, independent of batch, threads and instruction set, so rollout
 //! log-probs equal the training forward's bit for bit (D1–D3 of the architecture).
 
 mod alloc;
 mod block;
 #[cfg(feature = "candle")]
 pub mod candle;
+mod device;
 mod engine;
 mod error;
 mod families;
@@ -30,10 +31,13 @@ mod trainer;
 mod types;
 
 pub use alloc::tune_allocator;
+pub use device::Device;
 pub use engine::{Engine, Loader};
 pub use error::EngineError;
 pub use inspect::VisionTrace;
 pub use kernels::isa::instruction_set;
+pub use kv::kv_usage_ratio;
+pub use optim::SquareSum;
 pub use quorum_core::types::{Finish, SampleKey, Sampling};
 pub use trainer::{Objective, Trainer};
 pub use types::{AdamW, GenRequest, OptimState, Pack, PackScores, PolicyDist, Sample, StepStats};

@@ -6,21 +6,53 @@ use crate::types::AdamW;
 const LANES: usize = 8;
 
 simd! {
-    /// Σ g² in f64, in fixed lanes.
-    pub fn sum_of_squares(g: &[f32]) -> f64 {
-        let mut lanes = [0f64; LANES];
+    /// Adds g² to a running sum in fixed lanes.
+    fn add_squares(lanes: &mut [f64; LANES], g: &[f32]) {
+        let mut sums = *lanes;
         let chunks = g.chunks_exact(LANES);
         let rest = chunks.remainder();
         for c in chunks {
             for l in 0..LANES {
                 let x = f64::from(c[l]);
-                lanes[l] = x.mul_add(x, lanes[l]);
+                sums[l] = x.mul_add(x, sums[l]);
             }
         }
         for (l, &x) in rest.iter().enumerate() {
-            lanes[l] = f64::from(x).mul_add(f64::from(x), lanes[l]);
+            sums[l] = f64::from(x).mul_add(f64::from(x), sums[l]);
         }
-        lanes.iter().sum()
+        *lanes = sums;
+    }
+}
+
+/// A running Σ g² in f64. Continued over the stretches of a slab in order, it has the bits of one pass over the whole, provided that every
+/// stretch but the last is a multiple of 8 elements long.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SquareSum([f64; LANES]);
+
+impl SquareSum {
+    /// Bytes of [`SquareSum::to_bytes`].
+    pub const BYTES: usize = LANES * 8;
+
+    /// Adds the next stretch.
+    pub fn add(&mut self, g: &[f32]) {
+        add_squares(&mut self.0, g);
+    }
+
+    /// The sum so far.
+    pub fn total(&self) -> f64 {
+        self.0.iter().sum()
+    }
+
+    /// For another process to go on from.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|x| x.to_le_bytes()).collect()
+    }
+
+    /// What [`SquareSum::to_bytes`] gave; none if the length is another.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (numbers, rest) = bytes.as_chunks::<8>();
+        let lanes: Vec<f64> = numbers.iter().map(|b| f64::from_le_bytes(*b)).collect();
+        if rest.is_empty() { Some(Self(lanes.try_into().ok()?)) } else { None }
     }
 }
 
@@ -82,7 +114,23 @@ mod tests {
     fn squares_are_summed() {
         let g: Vec<f32> = (0..1003).map(|i| (i as f32).sin()).collect();
         let want: f64 = g.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        assert!((sum_of_squares(&g) - want).abs() < 1e-9);
-        assert!(sum_of_squares(&[1.0, f32::NAN]).is_nan());
+        let sum_of = |parts: &[&[f32]]| {
+            let mut sum = SquareSum::default();
+            for part in parts {
+                sum.add(part);
+                sum = SquareSum::from_bytes(&sum.to_bytes()).unwrap();
+            }
+            sum.total()
+        };
+        let whole = sum_of(&[&g]);
+        assert!((whole - want).abs() < 1e-9);
+        assert!(sum_of(&[&[1.0, f32::NAN]]).is_nan());
+        assert_eq!(
+            whole.to_bits(),
+            sum_of(&[&g[..512], &g[512..520], &g[520..]]).to_bits(),
+            "the same bits in stretches"
+        );
+        assert_eq!(SquareSum::from_bytes(&[0; SquareSum::BYTES - 1]), None);
+        assert_eq!(SquareSum::from_bytes(&[0; SquareSum::BYTES + 8]), None);
     }
 }

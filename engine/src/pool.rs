@@ -172,7 +172,7 @@ simd! {
 }
 
 /// A 128-bit fingerprint of a slab's contents, for telling versions apart (not for security).
-fn fingerprint(slab: &[f32]) -> u128 {
+pub fn fingerprint(slab: &[f32]) -> u128 {
     let mut lanes = [0x1234_5678u32; 32];
     mix(slab, &mut lanes);
     let mut h = slab.len() as u128;

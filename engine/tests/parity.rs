@@ -6,7 +6,7 @@ mod checks;
 mod common;
 
 fn all_ok(name: &str, at_least: usize) {
-    let report = checks::run(&common::fixture(name)).unwrap();
+    let report = checks::run(&common::fixture(name), quorum_engine::Device::Cpu).unwrap();
     let bad: Vec<&String> = report.lines.iter().filter(|l| !l.ends_with(" ok")).collect();
     assert!(report.failed == 0 && bad.is_empty(), "{bad:#?}");
     assert!(report.lines.len() >= at_least, "only {} checks were made", report.lines.len());

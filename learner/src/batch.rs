@@ -1,6 +1,7 @@
 //! What the coordinator hands over for one step, read into sequences with advantages, and its order: slots ascending, views ascending, samples ascending.
 
 use crate::error::LearnerError;
+use crate::share::Share;
 use quorum_core::advantage::{AdvantageRule, advantages};
 use quorum_core::config::{ObjectiveKind, RunConfig};
 use quorum_core::reward::RewardSource;
@@ -9,6 +10,7 @@ use quorum_core::vote::VoteRecord;
 use quorum_core::wire::WireError;
 use quorum_model::EncodedPrompt;
 use quorum_proto::v1;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// One step's prompts and groups.
@@ -143,35 +145,57 @@ fn vote_drops(group: &v1::GroupMsg, source: RewardSource) -> Result<bool, WireEr
     Ok(!vote.outcome.pays())
 }
 
-/// Cuts packs into `parts` gradient batches at fixed slots: part k holds the slots `k·n/parts ..(k+1)·n/parts` of the step's `n` prompts.
-#[derive(Debug, Clone)]
-pub struct Packs {
-    /// In slot, then view order; flat groups are left out where nothing can be learned from them.
-    pub packs: Vec<TrainPack>,
+/// What a step asks to compute, known on every rank before anything is encoded.
+#[derive(Debug, Clone, Default)]
+pub struct Outline {
+    /// Slot and view of every pack, in slot, then view order; flat groups are left out where nothing can be learned from them.
+    pub packs: Vec<(usize, u32)>,
     /// Prompts in the step.
     pub prompts: usize,
     /// Slot and length of every sequence that counts in the loss mean, whether computed or not.
     pub counted: Vec<(usize, usize)>,
 }
 
-/// One gradient batch: which slots and which packs.
+/// The part of a step that one rank computes.
+#[derive(Debug, Clone)]
+pub struct Packs {
+    /// Of this rank, in slot, then view order.
+    pub packs: Vec<TrainPack>,
+    pub outline: Outline,
+    /// The gradient batches of the step that hold anything to compute, on whichever rank.
+    pub parts: Vec<Part>,
+}
+
+/// One gradient batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
     pub slots: Range<usize>,
+    /// Packs of all ranks, counted as in the outline.
     pub packs: Range<usize>,
+    /// Those of this rank, counted as in its `Packs`; may be empty.
+    pub own: Range<usize>,
 }
 
-/// The gradient batches of a step that hold anything to compute.
-pub fn gradient_batches(packs: &Packs, parts: u32) -> Vec<Part> {
+/// The gradient batches of a step: part k holds the slots `k·n/parts ..(k+1)·n/parts` of the step's `n` prompts. One without packs is left out.
+pub fn gradient_batches(outline: &Outline, parts: u32, share: Share) -> Vec<Part> {
     let parts = parts.max(1) as usize;
-    let cut = |k: usize| k * packs.prompts / parts;
+    let cut = |k: usize| k * outline.prompts / parts;
+    let mut own = 0;
     (0..parts)
         .map(|k| {
             let slots = cut(k)..cut(k + 1);
-            let first = packs.packs.partition_point(|p| p.slot < slots.start);
-            let end = packs.packs.partition_point(|p| p.slot < slots.end);
-            Part { slots, packs: first..end }
+            let first = outline.packs.partition_point(|(slot, _)| *slot < slots.start);
+            let end = outline.packs.partition_point(|(slot, _)| *slot < slots.end);
+            let start = own;
+            own += (0..end - first).filter(|i| share.owns(*i)).count();
+            Part { slots, packs: first..end, own: start..own }
         })
         .filter(|part| !part.packs.is_empty())
         .collect()
+}
+
+/// Slot and view of the packs of this rank, in order: a pack goes by its place in its gradient batch.
+pub fn own_packs(outline: &Outline, parts: &[Part], share: Share) -> BTreeSet<(usize, u32)> {
+    let of = |part: &Part| outline.packs.get(part.packs.clone()).unwrap_or_default().iter().enumerate();
+    parts.iter().flat_map(of).filter(|(i, _)| share.owns(*i)).map(|(_, pack)| *pack).collect()
 }

@@ -1,14 +1,20 @@
 //! Checkpoints: written whole or not at all, verified before use. Which of them count is the ledger's business, and so is pruning.
-//!
-//! Temporary directory → files, each durable → directory → MANIFEST.json with sizes and digests → rename → parent directory.
+//! One rank writes its moments into one file; of several each writes its own (`sharded`). Either can be loaded by any number of ranks.
 
-use quorum_core::digest::{Sha256, sha256_hex, slab_digest};
-use quorum_engine::OptimState;
-use quorum_model::{ModelError, Partition, load_safetensors, load_slabs, save_safetensors, save_slabs};
+mod draft;
+pub mod sharded;
+
+pub use draft::write;
+
+use crate::error::LearnerError;
+use crate::group::Group;
+use quorum_core::digest::{Sha256, slab_digest};
+use quorum_model::{Layout, ModelError, Partition, load_safetensors, load_slabs};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 const MODEL: &str = "model.safetensors";
@@ -64,12 +70,13 @@ pub struct State {
 pub struct Loaded {
     pub state: State,
     pub weights: Vec<f32>,
+    /// Moments of the stretch asked for.
     pub m: Vec<f32>,
     pub v: Vec<f32>,
 }
 
 /// A checkpoint on disk, invisible until the ledger names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     pub name: String,
     pub manifest_sha256: String,
@@ -86,53 +93,17 @@ pub fn name_of(step: u64) -> String {
     format!("step-{step:06}")
 }
 
-/// Writes `run_dir/checkpoints/step-NNNNNN`. One that is there already was never committed (or is this very one again) and is replaced.
-///
-/// # Errors
-/// Names the file that could not be written; nothing under the final name has changed then.
-pub fn write(
-    run_dir: &Path,
-    parts: &Partition,
-    state: &State,
-    weights: &[f32],
-    optim: OptimState<'_>,
-) -> Result<Written, CheckpointError> {
-    let parent = run_dir.join("checkpoints");
-    let name = name_of(state.step);
-    let (temporary, target) = (parent.join(format!(".tmp-{name}-{}", std::process::id())), parent.join(&name));
-    remove(&temporary)?;
-    fs::create_dir_all(&temporary).map_err(io(&temporary, "create it"))?;
-    let (layout, file) = (&parts.trainable, weights_file(parts));
-    save_safetensors(&temporary.join(file), layout, weights)?;
-    save_slabs(&temporary.join(OPTIMIZER), layout, &[(MOMENTS[0], optim.m), (MOMENTS[1], optim.v)])?;
-    let text = serde_json::to_vec_pretty(state).map_err(|e| damaged(&temporary, e.to_string()))?;
-    write_durable(&temporary.join(STATE), &text)?;
-    sync_directory(&temporary)?;
-    let mut manifest = Manifest { files: BTreeMap::new() };
-    for file in [file, OPTIMIZER, STATE] {
-        manifest.files.insert(file.to_owned(), measure(&temporary.join(file))?);
-    }
-    let text = serde_json::to_vec_pretty(&manifest).map_err(|e| damaged(&temporary, e.to_string()))?;
-    write_durable(&temporary.join(MANIFEST), &text)?;
-    sync_directory(&temporary)?;
-    remove(&target)?;
-    fs::rename(&temporary, &target).map_err(io(&target, "rename it into place"))?;
-    sync_directory(&parent)?;
-    let bytes = manifest.files.values().map(|f| f.bytes).sum();
-    Ok(Written { name, manifest_sha256: sha256_hex(&text), bytes })
-}
-
-/// Loads a checkpoint after checking every byte of it.
+/// Loads a checkpoint after checking every byte of it; of the moments, the stretch `owned`.
 ///
 /// # Errors
 /// `Damaged` says what is missing or differs; never a panic, whatever the files hold.
-pub fn load(run_dir: &Path, name: &str, parts: &Partition) -> Result<Loaded, CheckpointError> {
+pub fn load(run_dir: &Path, name: &str, parts: &Partition, owned: &Range<usize>) -> Result<Loaded, CheckpointError> {
     let digits = name.strip_prefix("step-").unwrap_or_default();
     let step: u64 =
         digits.parse().ok().filter(|_| digits.len() >= 6).ok_or_else(|| CheckpointError::Name(name.to_owned()))?;
     let dir = run_dir.join("checkpoints").join(name);
     let (layout, file) = (&parts.trainable, weights_file(parts));
-    verify(&dir, file)?;
+    let moments = verify(&dir, file)?;
     let text = fs::read(dir.join(STATE)).map_err(io(&dir, "read state.json"))?;
     let state: State = serde_json::from_slice(&text).map_err(|e| damaged(&dir, format!("{STATE}: {e}")))?;
     if state.format != FORMAT {
@@ -142,15 +113,31 @@ pub fn load(run_dir: &Path, name: &str, parts: &Partition) -> Result<Loaded, Che
         return Err(damaged(&dir, format!("{STATE} says step {}", state.step)));
     }
     let weights = load_safetensors(&dir.join(file), layout)?;
-    let mut moments = load_slabs(&dir.join(OPTIMIZER), layout, &MOMENTS)?.into_iter();
-    let (Some(m), Some(v)) = (moments.next(), moments.next()) else {
-        return Err(damaged(&dir, format!("{OPTIMIZER} lacks a moment")));
-    };
+    let [m, v] = load_moments(&dir, &moments, layout, owned)?;
     let digest = slab_digest(&weights);
     if digest != state.weights_sha256 {
         return Err(damaged(&dir, format!("its weights have digest {digest}, {STATE} says {}", state.weights_sha256)));
     }
     Ok(Loaded { state, weights, m, v })
+}
+
+/// The stretch `owned` of both moments, from one file or from those of several ranks.
+fn load_moments(
+    dir: &Path,
+    files: &[String],
+    layout: &Layout,
+    owned: &Range<usize>,
+) -> Result<[Vec<f32>; 2], CheckpointError> {
+    if files != [OPTIMIZER] {
+        return sharded::load(dir, files, layout.total(), owned);
+    }
+    let mut slabs = load_slabs(&dir.join(OPTIMIZER), layout, &MOMENTS)?
+        .into_iter()
+        .map(|slab| if *owned == (0..slab.len()) { Some(slab) } else { slab.get(owned.clone()).map(<[f32]>::to_vec) });
+    match (slabs.next().flatten(), slabs.next().flatten()) {
+        (Some(m), Some(v)) => Ok([m, v]),
+        _ => Err(damaged(dir, format!("{OPTIMIZER} lacks a moment"))),
+    }
 }
 
 /// The run a checkpoint must be of.
@@ -178,16 +165,33 @@ impl Origin<'_> {
     }
 }
 
-/// The first of `names` that verifies and is of this run; each that does not is named in the log.
-pub fn load_newest(run_dir: &Path, names: &[String], parts: &Partition, origin: Origin<'_>) -> Option<Loaded> {
+/// The first of `names` that verifies on every rank and is of this run; each that does not is named in the log.
+///
+/// # Errors
+/// A rank is lost or late.
+pub fn load_newest(
+    run_dir: &Path,
+    names: &[String],
+    parts: &Partition,
+    origin: Origin<'_>,
+    owned: &Range<usize>,
+    group: &mut Group,
+) -> Result<Option<Loaded>, LearnerError> {
     for name in names {
         let dir = run_dir.join("checkpoints").join(name);
-        match load(run_dir, name, parts).and_then(|loaded| origin.check(&dir, loaded)) {
-            Ok(loaded) => return Some(loaded),
-            Err(error) => tracing::warn!(%error, "checkpoint not used; falling back to an older one"),
+        let loaded = load(run_dir, name, parts, owned).and_then(|loaded| origin.check(&dir, loaded));
+        if let Err(error) = &loaded {
+            quorum_core::metric::CHECKPOINT_FAILURES.with(["verify"]).increment(1);
+            tracing::warn!(%error, "checkpoint not used; falling back to an older one");
+        }
+        let everywhere = group.agree("a checkpoint", Ok(vec![u8::from(loaded.is_ok())]))?;
+        match everywhere.iter().position(|said| *said != [1]) {
+            None => return Ok(loaded.ok()),
+            Some(rank) if loaded.is_ok() => tracing::warn!(name, rank, "checkpoint not used: that rank cannot use it"),
+            Some(_) => {}
         }
     }
-    None
+    Ok(None)
 }
 
 /// A fresh `State`.
@@ -202,12 +206,17 @@ pub fn state(step: u64, adam_steps: u64, weights_sha256: &str, run_id: &str, con
     }
 }
 
-/// Checks every file of the manifest.
-fn verify(dir: &Path, weights: &str) -> Result<(), CheckpointError> {
+/// Checks every file of a checkpoint; returns those that hold moments.
+fn verify(dir: &Path, weights: &str) -> Result<Vec<String>, CheckpointError> {
     let path = dir.join(MANIFEST);
     let text = fs::read(&path).map_err(io(&path, "read it"))?;
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| damaged(dir, format!("{MANIFEST}: {e}")))?;
-    for file in [weights, OPTIMIZER, STATE] {
+    let shards = manifest.files.keys().filter(|name| sharded::is_shard(name)).cloned();
+    let moments = match shards.collect::<Vec<_>>() {
+        none if none.is_empty() => vec![OPTIMIZER.to_owned()],
+        some => some,
+    };
+    for file in moments.iter().map(String::as_str).chain([weights, STATE]) {
         let promised = manifest.files.get(file).ok_or_else(|| damaged(dir, format!("{MANIFEST} lacks {file}")))?;
         let found = measure(&dir.join(file))?;
         if found.bytes != promised.bytes {
@@ -220,7 +229,7 @@ fn verify(dir: &Path, weights: &str) -> Result<(), CheckpointError> {
             ));
         }
     }
-    Ok(())
+    Ok(moments)
 }
 
 /// Size and digest of a file as it lies on disk.
@@ -235,22 +244,6 @@ fn measure(path: &Path) -> Result<Entry, CheckpointError> {
         }
         hash.update(part.get(..n).unwrap_or_default());
         bytes += n as u64;
-    }
-}
-
-fn write_durable(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
-    let mut file = File::create(path).map_err(io(path, "create it"))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io(path, "write it"))
-}
-
-fn sync_directory(path: &Path) -> Result<(), CheckpointError> {
-    File::open(path).and_then(|d| d.sync_all()).map_err(io(path, "make it durable"))
-}
-
-fn remove(path: &Path) -> Result<(), CheckpointError> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io(path, "remove the old one")(e)),
-        _ => Ok(()),
     }
 }
 

@@ -1,11 +1,16 @@
 //! Damage of every kind is found, and the newest checkpoint that is whole is the one loaded.
 
-use super::*;
-use quorum_model::Layout;
+use super::{load as load_part, load_newest as newest_of, *};
+use quorum_core::digest::sha256_hex;
+use quorum_engine::OptimState;
 
 fn parts() -> Partition {
     let tensors = [("a.weight".to_owned(), vec![8, 16]), ("b.bias".to_owned(), vec![5])];
     Partition::full(std::sync::Arc::new(Layout::new(tensors)))
+}
+
+fn load(dir: &Path, name: &str, parts: &Partition) -> Result<Loaded, CheckpointError> {
+    load_part(dir, name, parts, &(0..parts.trainable.total()))
 }
 
 fn slab(seed: f32) -> Vec<f32> {
@@ -80,7 +85,10 @@ fn the_newest_whole_one_is_loaded() {
     let names: Vec<String> = [6, 4, 2].map(name_of).to_vec();
     let of = |run_id, config_digest| {
         let origin = Origin { run_id, config_digest };
-        load_newest(dir.path(), &names, &parts(), origin).map(|l| l.state.step)
+        let whole = 0..parts().trainable.total();
+        let mut group = Group::alone(&Default::default());
+        let loaded = newest_of(dir.path(), &names, &parts(), origin, &whole, &mut group).unwrap();
+        loaded.map(|l| l.state.step)
     };
     assert_eq!((of("another", "config"), of("run", "another")), (None, None), "whole, but of another run");
     let newest = || of("run", "config");

@@ -1,5 +1,6 @@
 //! The learner's side of the wire: waits that end with an answer, a deadline or a stop, so that the training loop can stay plain code.
 
+use crate::collective::Interrupt;
 use crate::encode::Blobs;
 use crate::error::LearnerError;
 use crate::options::Options;
@@ -8,7 +9,7 @@ use quorum_proto::v1;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,7 @@ pub struct Connection {
     /// How long an absent coordinator is waited for.
     pub patience: Duration,
     runtime: Handle,
-    heartbeat: Heartbeat,
+    heartbeat: Arc<Heartbeat>,
     vitals: Arc<Vitals>,
     stop: CancellationToken,
     images: ByteCache,
@@ -51,7 +52,7 @@ impl Connection {
         let vitals = Arc::new(Vitals::default());
         let patience = options.reconnect_patience();
         let inside = runtime.enter();
-        let heartbeat = Heartbeat::start(&session, vitals.clone(), patience);
+        let heartbeat = Arc::new(Heartbeat::start(&session, vitals.clone(), patience));
         drop(inside);
         Ok(Self {
             session,
@@ -102,6 +103,14 @@ impl Connection {
         }
     }
 
+    /// What lies behind an error: a call between ranks that was given up says why in the words of the coordinator or the user.
+    pub fn cause(&self, error: LearnerError) -> LearnerError {
+        match error {
+            LearnerError::Group { .. } => self.check().err().unwrap_or(error),
+            other => other,
+        }
+    }
+
     fn standing(&self, pulse: Pulse) -> LearnerError {
         let url = self.session.link.url().to_owned();
         match pulse {
@@ -109,6 +118,46 @@ impl Connection {
             Pulse::Lost(error) => error.into(),
             Pulse::Fenced(reason) => ClientError::Fenced { url, reason }.into(),
             Pulse::Beating => ClientError::Fenced { url, reason: "the heartbeats stopped".into() }.into(),
+        }
+    }
+
+    /// What calls between ranks look at while they wait: the reason to give up, once there is one.
+    pub fn interrupt(&self) -> Interrupt {
+        let (heartbeat, stop) = (self.heartbeat.clone(), self.stop.clone());
+        Arc::new(move || match heartbeat.pulse() {
+            _ if stop.is_cancelled() => Some("asked to stop by a signal".into()),
+            Pulse::Beating => None,
+            Pulse::Stopped(reason) => Some(format!("the run stopped: {reason}")),
+            Pulse::Fenced(reason) => Some(format!("the coordinator no longer counts on this rank: {reason}")),
+            Pulse::Lost(error) => Some(error.to_string()),
+        })
+    }
+
+    /// Meets the other ranks.
+    ///
+    /// # Errors
+    /// As `wait`; refused, or ranks are missing for as long as an absent coordinator is waited for.
+    pub fn form_group(&self, request: &v1::FormGroupRequest) -> Result<v1::FormGroupReply, LearnerError> {
+        const CALL: &str = "FormGroup";
+        let request = v1::FormGroupRequest { wait_seconds: POLL.as_secs_f64(), ..request.clone() };
+        let start = Instant::now();
+        loop {
+            let reply = self.wait(self.session.retry(CALL, self.patience, || {
+                let (link, request) = (self.session.link.clone(), request.clone());
+                async move { link.call(CALL, POLL + GRACE, link.learner().form_group(request)).await }
+            }))?;
+            let missing = || reply.missing.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+            match reply.state() {
+                v1::GroupState::Ready => return Ok(reply),
+                v1::GroupState::Pending if start.elapsed() > self.patience => {
+                    return Err(LearnerError::Missing { seconds: start.elapsed().as_secs_f64(), missing: missing() });
+                }
+                v1::GroupState::Pending => tracing::info!(missing = missing(), "waiting for the other ranks"),
+                v1::GroupState::Refused | v1::GroupState::Unspecified => {
+                    let what = format!("rank {} of {}", request.rank, request.world);
+                    return Err(LearnerError::NotAccepted { what, reason: reply.reason });
+                }
+            }
         }
     }
 

@@ -1,13 +1,13 @@
-//! A batch → packs: images fetched and decoded, each view made as the worker made it, prompts encoded once for all completions of that view.
+//! A batch → packs of this rank: images decoded, each view made as the worker made it, prompts encoded once for all completions of that view.
 
-use crate::batch::{Batch, Item, Packs, TrainPack, Use};
+use crate::batch::{Batch, Item, Outline, TrainPack, Use};
 use crate::error::LearnerError;
 use quorum_core::config::{ObjectiveKind, RunConfig};
 use quorum_core::seed;
 use quorum_data::view::{self, ViewConfig};
 use quorum_data::{Limits, decode};
 use quorum_model::Processor;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,41 +31,53 @@ fn skipped(item: &Item, config: &RunConfig) -> bool {
     config.objective.skip_flat_groups && item.use_ == Use::Flat
 }
 
-/// Encodes a batch on `threads` threads; the order of the result does not depend on them.
+/// What a batch asks to compute.
+pub fn outline(batch: &Batch, config: &RunConfig) -> Outline {
+    let views = |(slot, item): (usize, &Item)| {
+        let views: BTreeSet<u32> = item.sequences.iter().map(|s| s.view).collect();
+        views.into_iter().map(move |view| (slot, view)).collect::<Vec<_>>()
+    };
+    let items = || batch.items.iter().enumerate();
+    let counted = items()
+        .filter(|(_, item)| !skipped(item, config))
+        .flat_map(|(slot, item)| item.sequences.iter().map(move |s| (slot, s.tokens.len())))
+        .collect();
+    let packs = items().filter(|(_, item)| is_computed(item, config)).flat_map(views).collect();
+    Outline { packs, prompts: batch.items.len(), counted }
+}
+
+/// Encodes the packs `own` (slot and view) of a batch on `threads` threads, in that order; the result does not depend on the threads.
 ///
 /// # Errors
 /// Names the slot whose image or prompt cannot be encoded.
 pub fn encode(
     batch: &Batch,
+    own: &BTreeSet<(usize, u32)>,
     blobs: &Blobs,
     processor: &Processor,
     config: &RunConfig,
     threads: usize,
-) -> Result<Packs, LearnerError> {
-    let one = |slot: usize| match batch.items.get(slot) {
-        Some(item) if is_computed(item, config) => encode_item(batch.step, slot, item, blobs, processor, config)
-            .map_err(|reason| format!("slot {slot}: {reason}")),
-        _ => Ok(Vec::new()),
+) -> Result<Vec<TrainPack>, LearnerError> {
+    let one = |slot: usize| {
+        let views: BTreeSet<u32> = own.range((slot, 0)..=(slot, u32::MAX)).map(|(_, view)| *view).collect();
+        match batch.items.get(slot) {
+            Some(item) if !views.is_empty() => encode_item(batch.step, slot, item, &views, blobs, processor, config)
+                .map_err(|reason| format!("slot {slot}: {reason}")),
+            _ => Ok(Vec::new()),
+        }
     };
-    let encoded = in_order(threads, batch.items.len(), one);
-    let packs = encoded
+    let packs = in_order(threads, batch.items.len(), one)
         .into_iter()
         .collect::<Result<Vec<_>, _>>()
         .map_err(|reason| LearnerError::Batch { step: batch.step, reason })?;
-    let counted = batch
-        .items
-        .iter()
-        .enumerate()
-        .filter(|(_, item)| !skipped(item, config))
-        .flat_map(|(slot, item)| item.sequences.iter().map(move |s| (slot, s.tokens.len())))
-        .collect();
-    Ok(Packs { packs: packs.into_iter().flatten().collect(), prompts: batch.items.len(), counted })
+    Ok(packs.into_iter().flatten().collect())
 }
 
 fn encode_item(
     step: u64,
     slot: usize,
     item: &Item,
+    wanted: &BTreeSet<u32>,
     blobs: &Blobs,
     processor: &Processor,
     config: &RunConfig,
@@ -79,7 +91,7 @@ fn encode_item(
     let settings = ViewConfig::from(&config.view);
     let seed = view::seed_of(seed::views_of_step(config.run.seed, step), item.prompt.row);
     let mut views: BTreeMap<u32, TrainPack> = BTreeMap::new();
-    for sequence in &item.sequences {
+    for sequence in item.sequences.iter().filter(|s| wanted.contains(&s.view)) {
         if let Some(pack) = views.get_mut(&sequence.view) {
             pack.sequences.push(sequence.clone());
             continue;

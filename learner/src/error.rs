@@ -1,6 +1,7 @@
 //! Why the learner ends.
 
 use crate::checkpoint::CheckpointError;
+use crate::collective::CollectiveError;
 use quorum_core::client::ClientError;
 use quorum_core::wire::WireError;
 use quorum_engine::EngineError;
@@ -35,14 +36,37 @@ pub enum LearnerError {
     NotAccepted { what: String, reason: String },
     #[error("the model in {dir} is not the one this run began with ({what}); restore it, or start a new run")]
     AnotherModel { dir: String, what: String },
-    #[error("--world {0} is not supported: this build trains on one rank; start one learner with --rank 0 --world 1")]
-    World(u32),
+    #[error("this learner is one of {asked} ranks but the run has learner.ranks = {ranks}; start {ranks}")]
+    World { asked: u32, ranks: u32 },
+    #[error(
+        "rank {rank} is not below the number of ranks, {world}; give both --rank and --world, or start with mpirun or srun"
+    )]
+    Place { rank: u32, world: u32 },
+    #[error(
+        "this build of the learner has no transport between ranks; build it with `cargo build --release -p quorum-learner --features {feature}`"
+    )]
+    NoTransport { feature: &'static str },
+    #[error("learner group, {what}: {source}")]
+    Group { what: &'static str, source: CollectiveError },
+    #[error("waited {seconds:.0} s for the other learner ranks; missing: {missing}")]
+    Missing { seconds: f64, missing: String },
+    #[error("learner group, {what}: rank {rank} failed: {reason}")]
+    Peer { rank: usize, what: &'static str, reason: String },
+    #[error(
+        "learner group, {what}: rank {own} has {mine}, rank {rank} has {other}; are all ranks the same build on the same machine type?"
+    )]
+    Apart { what: &'static str, own: usize, mine: String, rank: usize, other: String },
     #[error("cannot start {what}: {source}")]
     Start { what: &'static str, source: std::io::Error },
 }
 
 impl LearnerError {
-    /// Whether joining again may help.
+    /// Whether joining again may help: this rank was fenced, or its group lost another.
+    pub fn may_pass(&self) -> bool {
+        self.is_fenced() || matches!(self, Self::Group { .. } | Self::Peer { .. })
+    }
+
+    /// Whether the coordinator no longer counts on this process.
     pub fn is_fenced(&self) -> bool {
         matches!(self, Self::Client(error) if error.is_fenced())
     }

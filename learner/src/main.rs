@@ -1,9 +1,11 @@
 //! `learner`: command line, logging, signals, exit status; joins again when fenced. The work is in the library.
 
 use clap::Parser;
-use quorum_core::client::{JoinOptions, shutdown_signal};
+use quorum_core::client::{JoinOptions, Session, set_ready, shutdown_signal};
 use quorum_learner::connection::Connection;
+use quorum_learner::group::Group;
 use quorum_learner::learner::Learner;
+use quorum_learner::transport::{self, Place};
 use quorum_learner::{LearnerError, Options, grpo_loop, metrics};
 use quorum_proto::v1;
 use std::process::ExitCode;
@@ -15,7 +17,12 @@ use tokio_util::sync::CancellationToken;
 const PAUSE: Duration = Duration::from_millis(300);
 
 fn main() -> ExitCode {
+    transport::die_with_mpirun();
     let options = Options::parse();
+    if options.device == quorum_engine::Device::CandleCpu {
+        // SAFETY: no other thread exists yet.
+        unsafe { quorum_engine::Device::hold_threads(options.threads.max(1)) };
+    }
     quorum_engine::tune_allocator();
     match start(&options) {
         Ok(()) => ExitCode::SUCCESS,
@@ -30,8 +37,11 @@ fn start(options: &Options) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&options.log)
         .map_err(|e| anyhow::anyhow!("--log {}: {e}", options.log))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    if options.world != 1 {
-        return Err(LearnerError::World(options.world).into());
+    options.device.check()?;
+    let place = options.place()?;
+    if place.world > 1 {
+        // Before anything else: a build without a way to the other ranks says so at once.
+        options.way()?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let stop = CancellationToken::new();
@@ -41,7 +51,10 @@ fn start(options: &Options) -> anyhow::Result<()> {
         tracing::info!("asked to stop; the open step will be learned again after a restart");
         asked.cancel();
     });
-    let result = serve(options, runtime.handle(), &stop);
+    let result = serve(options, place, runtime.handle(), &stop);
+    if options.stay && (result.is_ok() || matches!(result, Err(LearnerError::Stopped(_)))) {
+        runtime.block_on(stop.cancelled());
+    }
     runtime.shutdown_background();
     match result {
         Err(LearnerError::Stopped(reason)) => {
@@ -53,17 +66,18 @@ fn start(options: &Options) -> anyhow::Result<()> {
 }
 
 /// Joins, trains, and joins again after being fenced: a new epoch starts from the newest checkpoint.
-fn serve(options: &Options, runtime: &Handle, stop: &CancellationToken) -> Result<(), LearnerError> {
+fn serve(options: &Options, place: Place, runtime: &Handle, stop: &CancellationToken) -> Result<(), LearnerError> {
     let mut join = JoinOptions {
         link: options.link(),
         role: v1::Role::Learner,
-        caller_id: options.caller_id(),
+        caller_id: options.caller_id(place),
         run_id: options.run.clone(),
         config_digest: String::new(),
-        instruction_set: quorum_engine::instruction_set().to_string(),
-        metrics_address: runtime.block_on(metrics::start())?,
-        rank: options.rank,
-        world: options.world,
+        instruction_set: options.device.describe(),
+        metrics_address: runtime.block_on(metrics::start(&options.page()))?,
+        relay_address: String::new(),
+        rank: place.rank,
+        world: place.world,
         patience: options.join_patience(),
     };
     loop {
@@ -72,8 +86,18 @@ fn serve(options: &Options, runtime: &Handle, stop: &CancellationToken) -> Resul
         join.run_id.clone_from(&session.reply.run_id);
         join.config_digest.clone_from(&session.reply.config_digest);
         join.patience = options.reconnect_patience();
-        match Learner::open(connection, options).and_then(|mut learner| grpo_loop::run(&mut learner)) {
-            Err(error) if error.is_fenced() => tracing::info!(%error, "joining again"),
+        let mut again = true;
+        set_ready(true);
+        let result = Group::form(&connection, options).and_then(|mut group| {
+            again = group.can_form_again();
+            let result = Learner::open(connection, &mut group, options).and_then(|mut l| grpo_loop::run(&mut l));
+            if let Err(error) = &result {
+                part(&mut group, error, &session, runtime);
+            }
+            result
+        });
+        match result {
+            Err(error) if again && error.may_pass() => tracing::info!(%error, "joining again"),
             Err(LearnerError::Stopped(reason)) => {
                 runtime.block_on(session.leave(&reason));
                 return Err(LearnerError::Stopped(reason));
@@ -84,5 +108,19 @@ fn serve(options: &Options, runtime: &Handle, stop: &CancellationToken) -> Resul
             }
         }
         std::thread::sleep(PAUSE);
+    }
+}
+
+/// A rank that cannot go on takes its group with it, so that no other waits for it. Those that can join again do so, the others' processes end.
+fn part(group: &mut Group, error: &LearnerError, session: &Session, runtime: &Handle) {
+    if group.share().world == 1 {
+        return;
+    }
+    if !(group.can_form_again() && error.may_pass()) {
+        runtime.block_on(session.leave(&error.to_string()));
+    }
+    if !matches!(error, LearnerError::Stopped(_)) {
+        metrics::group_ended(error);
+        group.abort(&error.to_string());
     }
 }

@@ -1,16 +1,16 @@
 //! What a step is remembered by: deterministic figures for the ledger, durations beside them, and the Prometheus page.
 
 use crate::batch::{Batch, Use};
+use crate::checkpoint::CheckpointError;
+use crate::collective::CollectiveError;
 use crate::error::LearnerError;
-use crate::objective::BatchLosses;
-use quorum_core::client::start_metrics;
+use crate::losses::BatchLosses;
+use quorum_core::client::{PageOptions, start_metrics};
 use quorum_core::metric;
 use quorum_engine::StepStats;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// Bounds of histograms, seconds (and steps of staleness).
-const BUCKETS: [f64; 14] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0];
 
 /// What one step learned. Depends on the batch and the weights alone.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +48,15 @@ impl StepRecord {
                 record.truncated += u64::from(sequence.truncated);
             }
         }
+        record.show(batch);
         record
+    }
+
+    /// What is known before anything is computed. `Batch::read` takes samples of the present version only, so none is stale.
+    fn show(&self, batch: &Batch) {
+        let advantages = batch.items.iter().flat_map(|i| &i.sequences).map(|s| f64::from(s.advantage));
+        metric::LEARNER_ADVANTAGE_MEAN.with([]).set(advantages.sum::<f64>() / self.sequences.max(1) as f64);
+        metric::LEARNER_STALENESS_STEPS.with([]).record_many(0.0, self.sequences as usize);
     }
 
     /// Adds one gradient batch and its optimiser step.
@@ -129,6 +137,11 @@ impl Timer {
         *self.phases.entry(phase).or_default() += start.elapsed().as_secs_f64();
     }
 
+    /// Adds a time that was measured elsewhere.
+    pub fn add_time(&mut self, phase: &'static str, time: Duration) {
+        *self.phases.entry(phase).or_default() += time.as_secs_f64();
+    }
+
     /// Time spent in one phase so far.
     pub fn phase(&self, phase: &str) -> f64 {
         self.phases.get(phase).copied().unwrap_or(0.0)
@@ -159,7 +172,11 @@ pub fn export(step: u64, figures: &HashMap<String, f64>, timer: &Timer) {
     metric::LEARNER_LEARNING_RATE.with([]).set(get("learning_rate"));
     metric::LEARNER_ROLLOUT_MISMATCH_NATS.with([]).set(get("mismatch_nats"));
     metric::LEARNER_TOKENS.with(["0"]).increment(get("tokens") as u64);
-    metric::LEARNER_STALENESS_STEPS.with([]).record(0.0);
+    durations(timer);
+}
+
+/// Shows the durations of a finished step.
+pub fn durations(timer: &Timer) {
     for (name, seconds) in &timer.phases {
         metric::LEARNER_STEP_DURATION_SECONDS.with([name]).record(*seconds);
     }
@@ -168,9 +185,54 @@ pub fn export(step: u64, figures: &HashMap<String, f64>, timer: &Timer) {
 /// Installs the recorder and serves it; returns the page's address, empty if another recorder is installed (tests).
 ///
 /// # Errors
-/// No free port on loopback.
-pub async fn start() -> Result<String, LearnerError> {
-    start_metrics(&BUCKETS).await.map_err(|source| LearnerError::Start { what: "the metrics page", source })
+/// The address of --metrics cannot be used.
+pub async fn start(page: &PageOptions) -> Result<String, LearnerError> {
+    let page = start_metrics(page).await.map_err(|source| LearnerError::Start { what: "the metrics page", source })?;
+    show_zeros();
+    Ok(page)
+}
+
+/// Shows every count from zero: a counter that appears with its first event hides that event from rates.
+fn show_zeros() {
+    let built = [("candle", cfg!(feature = "candle")), ("cuda", cfg!(feature = "cuda"))];
+    let between = [("mpi", cfg!(feature = "mpi")), ("nccl", cfg!(feature = "nccl"))];
+    metric::announce(&[built, between].concat());
+    metric::LEARNER_NONFINITE.with(["gradient"]).increment(0);
+    for reason in ["peer_lost", "timeout", "resize"] {
+        metric::LEARNER_COLLECTIVE_RESTARTS.with([reason]).increment(0);
+    }
+    for reason in ["enospc", "io", "verify"] {
+        metric::CHECKPOINT_FAILURES.with([reason]).increment(0);
+    }
+}
+
+/// Shows what is in use on this rank's GPU, by whatever process, and the most that was seen.
+pub fn gpu_memory(rank: usize, bytes: u64) {
+    static PEAK: AtomicU64 = AtomicU64::new(0);
+    let (rank, peak) = (rank.to_string(), PEAK.fetch_max(bytes, Ordering::Relaxed).max(bytes));
+    for (kind, value) in [("allocated", bytes), ("peak", peak)] {
+        metric::LEARNER_GPU_MEMORY_BYTES.with([rank.as_str(), kind]).set(value as f64);
+    }
+}
+
+/// Counts a group that ended before its time.
+pub fn group_ended(error: &LearnerError) {
+    let reason = match error {
+        LearnerError::Group { source: CollectiveError::Late { .. }, .. } => "timeout",
+        _ => "peer_lost",
+    };
+    metric::LEARNER_COLLECTIVE_RESTARTS.with([reason]).increment(1);
+}
+
+/// Counts a checkpoint that could not be written.
+pub fn checkpoint_failed(error: &LearnerError) {
+    let full = |e: &std::io::Error| e.kind() == std::io::ErrorKind::StorageFull;
+    let reason = match error {
+        LearnerError::Checkpoint(CheckpointError::Io { source, .. }) if full(source) => "enospc",
+        LearnerError::Checkpoint(CheckpointError::Damaged { .. }) => "verify",
+        _ => "io",
+    };
+    metric::CHECKPOINT_FAILURES.with([reason]).increment(1);
 }
 
 /// Shows a finished checkpoint; whether it counts is decided by the commit.

@@ -1,8 +1,9 @@
-//! Glue between the pure objectives of core and the engine's trainer: which log-probs go where, the loss mean of a gradient batch, and its sums in fixed order.
+//! Glue between the pure objectives of core and the engine's trainer: which log-probs go where, the loss mean of a gradient batch, and what each pack adds to its losses.
 
-use crate::batch::{Packs, Part, TrainPack};
+use crate::batch::{Outline, Part, TrainPack};
+use crate::losses::{PackLosses, SequencePart};
 use quorum_core::config::{ObjectiveKind, ObjectiveSection};
-use quorum_core::objective::{self, Aggregation, GrpoRule, ObjectiveError, SequenceLoss, Stats};
+use quorum_core::objective::{self, Aggregation, GrpoRule, ObjectiveError, SequenceLoss};
 use quorum_engine::PackScores;
 
 /// Log-probs of every pack of the step: `[pack][sequence][token]`, nats.
@@ -30,12 +31,12 @@ impl Rule {
     }
 
     /// Divisor of a gradient batch. Flat groups that are not computed count too: leaving out a zero must not change the mean.
-    pub fn normaliser(&self, packs: &Packs, part: &Part, length_limit: usize) -> f64 {
+    pub fn normaliser(&self, outline: &Outline, part: &Part, length_limit: usize) -> f64 {
         let aggregation = match self {
             Self::Grpo(rule) => rule.aggregation,
             Self::Sft(aggregation) => *aggregation,
         };
-        let lengths = packs.counted.iter().filter(|(slot, _)| part.slots.contains(slot)).map(|(_, n)| *n);
+        let lengths = outline.counted.iter().filter(|(slot, _)| part.slots.contains(slot)).map(|(_, n)| *n);
         objective::normaliser(aggregation, lengths, length_limit)
     }
 
@@ -89,37 +90,20 @@ impl GradientBatch<'_> {
         scores.logprobs.iter().enumerate().map(one).collect()
     }
 
-    /// Sums over the batch, in pack and sequence order.
+    /// What each pack adds to the losses of the batch.
     ///
     /// # Errors
     /// Log-probs of different lengths.
-    pub fn sums(&self, scores: &[PackScores]) -> Result<BatchLosses, ObjectiveError> {
-        let mut out = BatchLosses::default();
-        for (i, scores) in scores.iter().enumerate() {
-            for loss in self.losses(i, scores)? {
-                out.policy += loss.policy;
-                out.kl += loss.kl;
-                out.stats.merge(&loss.stats);
-            }
-            out.entropy_sum += scores.entropy.iter().flatten().map(|h| f64::from(*h)).sum::<f64>();
-            if self.old.is_none() {
-                out.mismatch = out.mismatch.max(self.packs.get(i).map_or(0.0, |p| mismatch(p, &scores.logprobs)));
-            }
-        }
-        Ok(out)
+    pub fn pack_losses(&self, scores: &[PackScores]) -> Result<Vec<PackLosses>, ObjectiveError> {
+        let one = |(i, scores): (usize, &PackScores)| {
+            let part = |l: SequenceLoss| SequencePart { policy: l.policy, kl: l.kl, stats: l.stats };
+            let sequences = self.losses(i, scores)?.into_iter().map(part).collect();
+            let entropy = scores.entropy.iter().flatten().map(|h| f64::from(*h)).sum::<f64>();
+            let compared = self.packs.get(i).filter(|_| self.old.is_none());
+            Ok(PackLosses { sequences, entropy, mismatch: compared.map_or(0.0, |p| mismatch(p, &scores.logprobs)) })
+        };
+        scores.iter().enumerate().map(one).collect()
     }
-}
-
-/// Sums of one gradient batch.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct BatchLosses {
-    pub policy: f64,
-    /// β-weighted.
-    pub kl: f64,
-    pub stats: Stats,
-    pub entropy_sum: f64,
-    /// Largest |worker's log-prob − ours|, nats; 0 where nothing was compared.
-    pub mismatch: f64,
 }
 
 /// Largest |worker's log-prob − ours| over a pack, nats.

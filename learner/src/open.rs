@@ -3,24 +3,26 @@
 use crate::checkpoint::{self, Origin};
 use crate::connection::Connection;
 use crate::error::LearnerError;
+use crate::group::Group;
 use crate::learner::Learner;
 use crate::metrics::Timer;
 use crate::objective::Rule;
 use crate::options::Options;
+use crate::zero::Zero;
 use quorum_core::config::{ObjectiveKind, RunConfig};
 use quorum_core::digest::policy_digest;
-use quorum_engine::{AdamW, Engine, PolicyDist, Trainer};
+use quorum_engine::{AdamW, Device, Engine, PolicyDist, Trainer};
 use quorum_model::{Checkpoint, FrozenSource, Partition};
 use quorum_proto::v1;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-impl Learner {
-    /// Loads the newest checkpoint that verifies, else the start model.
+impl<'g> Learner<'g> {
+    /// Loads the newest checkpoint that verifies on every rank, else the start model.
     ///
     /// # Errors
     /// A model that cannot be read or is not the one the run began with.
-    pub fn open(connection: Connection, options: &Options) -> Result<Self, LearnerError> {
+    pub fn open(connection: Connection, group: &'g mut Group, options: &Options) -> Result<Self, LearnerError> {
         let session = connection.session.clone();
         let config = session.config.clone();
         let place = session.reply.learner.clone().unwrap_or_default();
@@ -29,9 +31,11 @@ impl Learner {
         same_files(&session.reply.model_files, &model, &model_dir)?;
         let threads = options.threads(&config);
         let at = |source| LearnerError::Engine { step: place.checkpoint_step, source };
-        let (engine, stored) = engine(&model, &model_dir, &session.reply, &config, threads)?;
+        let (engine, stored) = engine(&model, &model_dir, &session.reply, &config, options.device, threads)?;
         let parts = engine.partition().clone();
-        let trainer = Trainer::new(engine, config.learner.lanes as usize, adamw(&config));
+        let share = group.share();
+        let zero = Zero::new(parts.trainable.total(), share, config.learner.reduction);
+        let trainer = Trainer::sharded(engine, share.own_lanes(), adamw(&config), zero.owned());
         let mut trainer = trainer.with_checkpointing(config.train.checkpointing);
         let rule = Rule::of(&config.objective);
         let names: Vec<String> = [place.checkpoint.clone()]
@@ -40,7 +44,8 @@ impl Learner {
             .filter(|n| !n.is_empty())
             .collect();
         let origin = Origin { run_id: &session.reply.run_id, config_digest: &session.reply.config_digest };
-        let loaded = checkpoint::load_newest(&run_dir, &names, &parts, origin);
+        let loaded = checkpoint::load_newest(&run_dir, &names, &parts, origin, &zero.owned(), group)
+            .map_err(|e| connection.cause(e))?;
         let mut start = None;
         if loaded.is_none() || rule.needs_reference() {
             start = Some(start_weights(&stored, &parts, &model_dir, &session.reply.start_weights_digest, &config)?);
@@ -61,7 +66,9 @@ impl Learner {
             config,
             connection,
             model,
+            group,
             trainer,
+            zero,
             rule,
             policy,
             weights: Arc::new(weights),
@@ -100,6 +107,7 @@ fn engine(
     dir: &Path,
     reply: &v1::JoinReply,
     config: &RunConfig,
+    device: Device,
     threads: usize,
 ) -> Result<(Engine, FrozenSource), LearnerError> {
     let parts = Partition::of(&model.config, &model.layout, &config.train)?;
@@ -112,7 +120,7 @@ fn engine(
         }
     }
     let at = |source| LearnerError::Engine { step: 0, source };
-    let mut loader = Engine::loader(&model.config, parts, source.bf16(), threads).map_err(at)?;
+    let mut loader = Engine::loader_on(device, &model.config, parts, source.bf16(), threads).map_err(at)?;
     source.visit(|entry, tensor| loader.put(&entry.name, &tensor).map_err(at))?;
     Ok((loader.finish().map_err(at)?, source))
 }

@@ -2,6 +2,7 @@
 
 use crate::error::WorkerError;
 use crate::generator::{Answer, Generator, Work};
+use crate::load::LOAD;
 use quorum_core::client::Weights;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +35,10 @@ impl EngineHandle {
         let serve = move || {
             while let Some(job) = inbox.blocking_recv() {
                 let unwanted = || job.dropped.load(Ordering::Relaxed) || (job.unwanted)();
+                let samples = samples(&job.work);
+                LOAD.began(samples);
                 let answers = generator.answer(&job.weights, &job.work, &unwanted);
+                LOAD.ended(samples);
                 let _ = job.reply.send(answers);
             }
         };
@@ -58,9 +62,15 @@ impl EngineHandle {
         let (reply, answers) = oneshot::channel();
         let guard = Dropped(Arc::new(AtomicBool::new(false)));
         let job = Job { weights, work, unwanted, dropped: guard.0.clone(), reply };
-        self.jobs.send(job).await.map_err(|_| WorkerError::EngineGone)?;
+        let place = self.jobs.reserve().await.map_err(|_| WorkerError::EngineGone)?;
+        LOAD.queued(samples(&job.work));
+        place.send(job);
         answers.await.map_err(|_| WorkerError::EngineGone)
     }
+}
+
+fn samples(work: &[Work]) -> usize {
+    work.iter().map(|w| w.grant.samples.len()).sum()
 }
 
 /// Raises the flag when the waiting future goes away.

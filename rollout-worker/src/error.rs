@@ -15,6 +15,8 @@ pub enum WorkerError {
     Engine(#[from] EngineError),
     #[error("the engine thread ended abnormally; the log above says why")]
     EngineGone,
+    #[error("--relay {listen}: {reason}")]
+    Relay { listen: String, reason: String },
     #[error("cannot start {what}: {source}")]
     Start { what: &'static str, source: std::io::Error },
 }

@@ -1,5 +1,6 @@
 //! From leased prompts to groups: decode images → views → encode → one engine batch → answers → vote → rewards. Synchronous and without I/O.
 
+use crate::metrics;
 use quorum_core::answer::extract;
 use quorum_core::client::Weights;
 use quorum_core::config::RunConfig;
@@ -107,6 +108,7 @@ impl Generator {
             views.push(prepared.views.len());
         }
         let mut samples = self.engine.generate(&weights.slab, &requests, cancel)?.into_iter();
+        metrics::prefilled(requests.iter().map(|r| r.prompt.ids.len()).sum());
         Ok(views.into_iter().map(|n| samples.by_ref().take(n).flatten().collect()).collect())
     }
 

@@ -8,6 +8,10 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if options.device.contains(&quorum_engine::Device::CandleCpu) {
+        // SAFETY: no other thread exists yet.
+        unsafe { quorum_engine::Device::hold_threads(options.threads()) };
+    }
     quorum_engine::tune_allocator();
     match start(options) {
         Ok(()) => ExitCode::SUCCESS,
@@ -22,6 +26,7 @@ fn start(options: Options) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&options.log)
         .map_err(|e| anyhow::anyhow!("--log {}: {e}", options.log))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    options.check_devices()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let stop = Stop::default();

@@ -1,12 +1,14 @@
 //! The run's model without the weights that learn: side files fetched by content hash, and the frozen weights, fetched once.
 
 use crate::error::WorkerError;
-use quorum_core::client::{Session, fetch_blob, fetch_frozen};
-use quorum_engine::Engine;
+use crate::relay::Shelf;
+use bytes::Bytes;
+use quorum_core::client::{Both, Session, Sink, Stream, fetch_blob, fetch_frozen, report_frozen};
+use quorum_engine::{Device, Engine, EngineError, Loader};
 use quorum_model::{Checkpoint, FrozenSink, Partition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -33,35 +35,44 @@ impl Model {
         Ok(Self { checkpoint, files: hashes(session) })
     }
 
-    /// An engine with the frozen weights in place, which arrive from the coordinator tensor by tensor.
+    /// An engine on each device with the frozen weights in place, which arrive once, tensor by tensor, and are handed on.
     ///
     /// # Errors
     /// Weights that cannot be fetched, settings that do not fit the model, shapes the engine does not support.
-    pub async fn engine(&self, session: &Session, threads: usize) -> Result<Engine, WorkerError> {
+    pub async fn engines(
+        &self,
+        session: &Session,
+        devices: &[Device],
+        threads: usize,
+        shelf: &Shelf,
+    ) -> Result<Vec<Engine>, WorkerError> {
         let (model, train, bf16) = (&self.checkpoint, &session.config.train, session.reply.frozen_bf16);
         let parts = &Partition::of(&model.config, &model.layout, train)?;
-        let new = || Engine::loader(&model.config, parts.clone(), bf16, threads);
+        let on = |&device: &Device| Engine::loader_on(device, &model.config, parts.clone(), bf16, threads);
+        let new = || devices.iter().map(on).collect::<Result<Vec<_>, _>>();
+        let finish = |loaders: Vec<Loader>| loaders.into_iter().map(Loader::finish).collect::<Result<Vec<_>, _>>();
         if parts.frozen.total() == 0 {
-            return Ok(new()?.finish()?);
+            return Ok(finish(new()?)?);
         }
         // Shapes that do not fit are found before anything travels.
         drop(new()?);
-        let loader = session
-            .retry("FetchFrozen", PATIENCE, || async move {
-                let mut sink = FrozenSink::new(parts, bf16);
-                let mut loader = new();
-                fetch_frozen(session, sink.total(), |bytes| {
-                    sink.add(bytes, |name, tensor| {
-                        let loader = loader.as_mut().map_err(|e| e.to_string())?;
-                        loader.put(name, &tensor).map_err(|e| e.to_string())
-                    })
-                })
-                .await?;
-                Ok(loader)
-            })
-            .await??;
-        tracing::info!(bytes = FrozenSink::new(parts, bf16).total(), bf16, "frozen weights fetched");
-        Ok(loader.finish()?)
+        let total = FrozenSink::new(parts, bf16).total();
+        let passive = !shelf.keeps(Stream::Frozen, total);
+        let began = Instant::now();
+        let fetch = || async {
+            let mut loading = Loading { parts, bf16, new: &new, sink: FrozenSink::new(parts, bf16), loaders: None };
+            let mut tee = shelf.tee(passive);
+            let delivery = fetch_frozen(session, &mut Both(&mut loading, &mut tee)).await?;
+            tee.finish(None);
+            Ok((loading.loaders, delivery))
+        };
+        let (loaders, delivery) = session.retry("FetchFrozen", PATIENCE, fetch).await?;
+        let seconds = began.elapsed().as_secs_f64();
+        if !passive {
+            report_frozen(session, &delivery, seconds).await;
+        }
+        tracing::info!(bytes = total, bf16, seconds, from = delivery.source, "frozen weights fetched");
+        Ok(finish(loaders.map_or_else(new, Ok)?)?)
     }
 
     /// Elements of the slab that learns.
@@ -76,6 +87,34 @@ impl Model {
     /// Whether a new session is about the same model.
     pub fn serves(&self, session: &Session) -> bool {
         self.files == hashes(session)
+    }
+}
+
+/// Frozen weights on their way into the engines.
+struct Loading<'a> {
+    parts: &'a Partition,
+    bf16: bool,
+    new: &'a (dyn Fn() -> Result<Vec<Loader>, EngineError> + Sync),
+    sink: FrozenSink,
+    loaders: Option<Vec<Loader>>,
+}
+
+impl Sink for Loading<'_> {
+    fn begin(&mut self, _: Stream, total: u64, _: &str) -> Result<(), String> {
+        self.sink = FrozenSink::new(self.parts, self.bf16);
+        let wanted = self.sink.total();
+        if total != wanted {
+            return Err(format!("they have {total} bytes but this model has {wanted} of them"));
+        }
+        self.loaders = Some((self.new)().map_err(|e| e.to_string())?);
+        Ok(())
+    }
+
+    fn add(&mut self, part: &Bytes) -> Result<(), String> {
+        let loaders = self.loaders.as_mut().ok_or("nothing has begun")?;
+        self.sink.add(part, |name, tensor| {
+            loaders.iter_mut().try_for_each(|l| l.put(name, &tensor)).map_err(|e| e.to_string())
+        })
     }
 }
 

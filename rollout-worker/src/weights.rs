@@ -1,8 +1,7 @@
-//! The newest two policy versions, each fetched whole and verified before it is used (INV-8).
+//! The newest two policy versions, each fetched whole and verified before it is used (INV-8), and handed on.
 
-use quorum_core::client::{ClientError, Session, Weights, fetch_weights};
-use quorum_core::digest::weight_size;
-use quorum_core::metric;
+use crate::relay::Shelf;
+use quorum_core::client::{ClientError, Fetched, Session, Weights, fetch_weights};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,12 +17,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct WeightStore {
     elements: usize,
     held: BTreeMap<u64, Arc<Weights>>,
+    shelf: Shelf,
 }
 
 impl WeightStore {
-    /// For slabs of `elements` values.
-    pub fn new(elements: usize) -> Self {
-        Self { elements, held: BTreeMap::new() }
+    /// For slabs of `elements` values, which others get from `shelf`.
+    pub fn new(elements: usize, shelf: Shelf) -> Self {
+        Self { elements, held: BTreeMap::new(), shelf }
     }
 
     /// The weights of `version`, fetched if need be.
@@ -40,24 +40,28 @@ impl WeightStore {
             self.held.pop_first();
         }
         let start = Instant::now();
-        let elements = self.elements;
-        let fetched = session.retry("FetchWeights", PATIENCE, || fetch_once(session, version, elements)).await?;
-        metric::WEIGHT_SYNC_DURATION_SECONDS.with(["grpc"]).record(start.elapsed().as_secs_f64());
-        metric::WEIGHT_SYNC_BYTES
-            .with(["grpc"])
-            .increment((elements * weight_size(session.config.train.precision)) as u64);
-        tracing::debug!(version, digest = %fetched.digest, seconds = start.elapsed().as_secs_f64(), "weights fetched");
-        let fetched = Arc::new(fetched);
-        self.held.insert(version, fetched.clone());
-        Ok(fetched)
+        let base = version.checked_sub(1).and_then(|before| self.held.get(&before));
+        let (elements, shelf) = (self.elements, &self.shelf);
+        let fetched =
+            session.retry("FetchWeights", PATIENCE, || fetch_once(session, version, elements, base, shelf)).await?;
+        let seconds = start.elapsed().as_secs_f64();
+        let (digest, from) = (&fetched.weights.digest, &fetched.delivery.source);
+        tracing::debug!(version, %digest, seconds, from, stream = ?fetched.stream, "weights fetched");
+        fetched.report(session, seconds).await;
+        self.held.insert(version, fetched.weights.clone());
+        Ok(fetched.weights)
     }
 }
 
-async fn fetch_once(session: &Session, version: u64, elements: usize) -> Result<Weights, ClientError> {
-    let result = fetch_weights(session, version, elements).await;
-    if let Err(error) = &result {
-        let reason = if matches!(error, ClientError::Damaged { .. }) { "checksum" } else { "disconnected" };
-        metric::WEIGHT_SYNC_FAILURES.with([reason]).increment(1);
-    }
-    result
+async fn fetch_once(
+    session: &Session,
+    version: u64,
+    elements: usize,
+    base: Option<&Arc<Weights>>,
+    shelf: &Shelf,
+) -> Result<Fetched, ClientError> {
+    let mut tee = shelf.tee(!shelf.listens());
+    let fetched = fetch_weights(session, version, elements, base.map(Arc::as_ref), &mut tee).await?;
+    tee.finish(Some(&fetched.weights));
+    Ok(fetched)
 }

@@ -7,9 +7,11 @@ use crate::images::Images;
 use crate::metrics;
 use crate::model::Model;
 use crate::options::Options;
+use crate::relay::{Relay, Shelf};
 use crate::submit::submit;
 use crate::weights::WeightStore;
-use quorum_core::client::{ClientError, Heartbeat, JoinOptions, Pulse, Session, Vitals};
+use futures::future::try_join_all;
+use quorum_core::client::{ClientError, Heartbeat, JoinOptions, Pulse, Session, Vitals, set_ready};
 use quorum_core::metric;
 use quorum_proto::v1;
 use std::sync::Arc;
@@ -24,6 +26,8 @@ const POLL: Duration = Duration::from_secs(15);
 const GRACE: Duration = Duration::from_secs(10);
 /// Between being fenced and joining again, and after stale leases.
 const PAUSE: Duration = Duration::from_millis(300);
+/// Between the end of a run and looking for the next, with `--stay`.
+const NEXT_RUN: Duration = Duration::from_secs(30);
 
 /// How the outside asks the worker to stop.
 #[derive(Debug, Clone, Default)]
@@ -46,20 +50,23 @@ enum End {
 /// # Errors
 /// One line that names the coordinator, the model or the engine.
 pub async fn run(options: Options, stop: Stop) -> Result<(), WorkerError> {
-    let metrics_address = metrics::start().await?;
+    let metrics_address = metrics::start(&options.page()).await?;
+    metrics::of_worker(&options.caller_id());
+    let mut relay = Relay::bind(options.relay()).await?;
     let mut join = JoinOptions {
         link: options.link(),
         role: v1::Role::RolloutWorker,
         caller_id: options.caller_id(),
         run_id: options.run.clone(),
         config_digest: String::new(),
-        instruction_set: quorum_engine::instruction_set().to_string(),
+        instruction_set: options.describe_devices(),
         metrics_address,
+        relay_address: relay.url.clone(),
         rank: 0,
         world: 1,
         patience: options.join_patience(),
     };
-    let mut engine: Option<(Model, EngineHandle)> = None;
+    let mut engines: Option<(Model, Vec<EngineHandle>)> = None;
     loop {
         let session = tokio::select! {
             joined = Session::join(&join) => joined?,
@@ -74,12 +81,21 @@ pub async fn run(options: Options, stop: Stop) -> Result<(), WorkerError> {
         join.run_id.clone_from(&session.reply.run_id);
         join.config_digest.clone_from(&session.reply.config_digest);
         join.patience = options.reconnect_patience();
-        match Serving::start(session, &options, &join.caller_id, &mut engine).await {
+        relay.serve(&session)?;
+        match Serving::start(session, &options, &relay.shelf, &mut engines).await {
             Ok(mut serving) => match serving.until_end(&stop).await? {
                 End::Rejoin(reason) => tracing::info!(reason, "joining again"),
                 End::Over(reason) => {
                     tracing::info!(reason, "the run is over for this worker");
-                    return Ok(());
+                    if !options.stay {
+                        return Ok(());
+                    }
+                    join.run_id.clone_from(&options.run);
+                    join.config_digest.clear();
+                    tokio::select! {
+                        () = tokio::time::sleep(NEXT_RUN) => {}
+                        () = stop.drain.cancelled() => return Ok(()),
+                    }
                 }
                 End::Drained => return Ok(()),
             },
@@ -93,9 +109,9 @@ pub async fn run(options: Options, stop: Stop) -> Result<(), WorkerError> {
 /// One session at work.
 struct Serving {
     session: Session,
-    name: String,
     patience: Duration,
-    engine: EngineHandle,
+    /// One a device; they share the leases.
+    engines: Vec<EngineHandle>,
     heartbeat: Heartbeat,
     vitals: Arc<Vitals>,
     weights: WeightStore,
@@ -107,25 +123,26 @@ impl Serving {
     async fn start(
         session: Session,
         options: &Options,
-        name: &str,
-        engine: &mut Option<(Model, EngineHandle)>,
+        shelf: &Shelf,
+        engines: &mut Option<(Model, Vec<EngineHandle>)>,
     ) -> Result<Self, WorkerError> {
         let vitals = Arc::new(Vitals::default());
         let heartbeat = Heartbeat::start(&session, vitals.clone(), options.reconnect_patience());
-        let (model, engine) = match engine.take().filter(|(model, _)| model.serves(&session)) {
-            Some(ready) => engine.insert(ready),
+        let (model, engines) = match engines.take().filter(|(model, _)| model.serves(&session)) {
+            Some(ready) => engines.insert(ready),
             None => {
                 let model = Model::fetch(&session).await?;
-                let arithmetic = model.engine(&session, options.threads()).await?;
-                let generator = Generator::new(model.checkpoint.clone(), session.config.clone(), arithmetic);
-                engine.insert((model, EngineHandle::start(generator)?))
+                let arithmetic = model.engines(&session, &options.device, options.threads(), shelf).await?;
+                let start =
+                    |e| EngineHandle::start(Generator::new(model.checkpoint.clone(), session.config.clone(), e));
+                let handles = arithmetic.into_iter().map(start).collect::<Result<_, _>>()?;
+                engines.insert((model, handles))
             }
         };
         Ok(Self {
-            weights: WeightStore::new(model.trainable(&session)?),
-            engine: engine.clone(),
+            weights: WeightStore::new(model.trainable(&session)?, shelf.clone()),
+            engines: engines.clone(),
             session,
-            name: name.to_owned(),
             patience: options.reconnect_patience(),
             heartbeat,
             vitals,
@@ -135,6 +152,8 @@ impl Serving {
     }
 
     async fn until_end(&mut self, stop: &Stop) -> Result<End, WorkerError> {
+        // Whatever version is leased next will be fetched; until then nothing is missing.
+        set_ready(true);
         let ended = {
             let pulse = self.heartbeat.watch();
             tokio::select! {
@@ -147,6 +166,7 @@ impl Serving {
                 },
             }
         };
+        set_ready(false);
         let farewell = match &ended {
             Ok(End::Drained) => Some("drained".to_owned()),
             Ok(End::Over(reason)) => Some(reason.clone()),
@@ -180,28 +200,23 @@ impl Serving {
     }
 
     async fn lease(&self) -> Result<v1::LeaseReply, ClientError> {
-        let session = &self.session;
-        let idle = Instant::now();
-        let reply = session
+        let (session, engines) = (&self.session, self.engines.len() as u32);
+        session
             .retry("Lease", self.patience, || async move {
                 let request = v1::LeaseRequest {
                     caller: Some(session.caller("")),
-                    capacity: session.config.cluster.prompts_per_lease,
+                    capacity: session.config.cluster.prompts_per_lease.saturating_mul(engines),
                     wait_seconds: POLL.as_secs_f64(),
                 };
                 session.link.call("Lease", POLL + GRACE, session.link.rollout().lease(request)).await
             })
-            .await;
-        metric::ROLLOUT_QUEUE_DEPTH.with([&self.name]).set(0.0);
-        tracing::trace!(seconds = idle.elapsed().as_secs_f64(), "lease call");
-        reply
+            .await
     }
 
     /// Answers one set of leases; leases of several versions are answered version by version.
     async fn round(&mut self, leases: Vec<v1::LeaseGrant>) -> Result<(), WorkerError> {
         let received = Instant::now();
         self.vitals.leases.store(leases.len() as u32, Ordering::Relaxed);
-        metric::ROLLOUT_RUNNING_REQUESTS.with([&self.name]).set(leases.len() as f64);
         let mut versions: Vec<u64> = leases.iter().map(|l| l.version).collect();
         versions.sort_unstable();
         versions.dedup();
@@ -210,11 +225,11 @@ impl Serving {
             self.batch(version, batch, received).await?;
         }
         self.vitals.leases.store(0, Ordering::Relaxed);
-        metric::ROLLOUT_RUNNING_REQUESTS.with([&self.name]).set(0.0);
         Ok(())
     }
 
     async fn batch(&mut self, version: u64, leases: Vec<v1::LeaseGrant>, received: Instant) -> Result<(), WorkerError> {
+        set_ready(self.vitals.version.load(Ordering::Relaxed) == version);
         let weights = match self.weights.get(&self.session, version).await {
             Ok(weights) => weights,
             Err(error @ ClientError::Missing { .. }) => {
@@ -225,7 +240,7 @@ impl Serving {
             Err(error) => return Err(error.into()),
         };
         self.vitals.version.store(version, Ordering::Relaxed);
-        metric::ROLLOUT_WEIGHT_VERSION.with([&self.name]).set(version as f64);
+        metrics::serves(version);
         let mut work = Vec::with_capacity(leases.len());
         for grant in leases {
             let hashes = grant.prompt.as_ref().map_or(&[][..], |p| &p.images);
@@ -234,11 +249,15 @@ impl Serving {
                 Err(reason) => self.submit(&grant, Answer::Failure(reason), received, 0.0),
             }
         }
-        let cancelled = self.heartbeat.cancellations();
-        let ids: Vec<u64> = work.iter().map(|w| w.grant.lease_id).collect();
-        let unwanted = Box::new(move || !ids.is_empty() && ids.iter().all(|id| cancelled.contains(*id)));
         let start = Instant::now();
-        let answers = self.engine.answer(weights, work.clone(), unwanted).await?;
+        let share = work.len().div_ceil(self.engines.len()).max(1);
+        let asked = self.engines.iter().zip(work.chunks(share)).map(|(engine, share)| {
+            let cancelled = self.heartbeat.cancellations();
+            let ids: Vec<u64> = share.iter().map(|w| w.grant.lease_id).collect();
+            let unwanted = Box::new(move || !ids.is_empty() && ids.iter().all(|id| cancelled.contains(*id)));
+            engine.answer(weights.clone(), share.to_vec(), unwanted)
+        });
+        let answers = try_join_all(asked).await?.into_iter().flatten();
         let seconds = start.elapsed().as_secs_f64();
         for (work, answer) in work.iter().zip(answers) {
             self.submit(&work.grant, answer, received, seconds);
@@ -250,7 +269,7 @@ impl Serving {
     fn submit(&mut self, grant: &v1::LeaseGrant, answer: Answer, received: Instant, seconds: f64) {
         let (group, failure) = match answer {
             Answer::Group(group) => {
-                metrics::group(&self.name, &group);
+                metrics::group(&group);
                 metric::ROLLOUT_GROUP_DURATION_SECONDS.with([]).record(seconds);
                 let tokens: usize = group.completions.iter().map(|c| c.tokens.len()).sum();
                 self.vitals.tokens.fetch_add(tokens as u64, Ordering::Relaxed);

@@ -4,6 +4,7 @@
 
 mod support;
 
+use clap::Parser;
 use quorum_proto::v1;
 use quorum_rollout_worker::worker::{Stop, run};
 use quorum_rollout_worker::{Options, WorkerError};
@@ -12,17 +13,15 @@ use support::{Fake, Running, checkpoint, config, grant, image, prompt};
 use tokio::task::JoinHandle;
 
 fn options(running: &Running, threads: usize) -> Options {
-    Options {
-        coordinator: running.url.clone(),
-        threads,
-        id: Some("worker-a".into()),
-        run: String::new(),
-        token_file: None,
-        tls_ca: None,
-        join_seconds: 10.0,
-        reconnect_seconds: 10.0,
-        log: "off".into(),
-    }
+    options_on(running, threads, "cpu")
+}
+
+fn options_on(running: &Running, threads: usize, devices: &str) -> Options {
+    let threads = threads.to_string();
+    let line =
+        ["rollout-worker", "--coordinator", &running.url, "--threads", &threads, "--id", "worker-a", "--log", "off"];
+    let line = line.into_iter().chain(["--device", devices]);
+    Options::parse_from(line.chain(["--join-seconds", "10", "--reconnect-seconds", "10"]))
 }
 
 /// A fake with weights of version 0 and two images.
@@ -47,14 +46,14 @@ fn start(running: &Running, threads: usize) -> (Stop, JoinHandle<Result<(), Work
 }
 
 /// Groups by slot of one run over two prompts.
-async fn groups(threads: usize, together: bool) -> BTreeMap<u32, v1::GroupMsg> {
+async fn groups(threads: usize, together: bool, devices: &str) -> BTreeMap<u32, v1::GroupMsg> {
     let fake = fake();
     let running = fake.serve().await;
     lease(&fake, 0, "img_56x56.png");
     if together {
         lease(&fake, 1, "img_84x56.png");
     }
-    let (_, worker) = start(&running, threads);
+    let worker = tokio::spawn(run(options_on(&running, threads, devices), Stop::default()));
     fake.until(60, "the first group", |i| !i.submissions.is_empty()).await;
     if !together {
         lease(&fake, 1, "img_84x56.png");
@@ -67,7 +66,7 @@ async fn groups(threads: usize, together: bool) -> BTreeMap<u32, v1::GroupMsg> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_are_whole_and_do_not_depend_on_batching_or_threads() {
-    let a = groups(1, true).await;
+    let a = groups(1, true, "cpu").await;
     for group in a.values() {
         let samples: Vec<(u32, u32)> = group.completions.iter().map(|c| (c.sample, c.view)).collect();
         assert_eq!(samples, [(0, 0), (1, 1), (2, 0), (3, 1)]);
@@ -79,7 +78,23 @@ async fn groups_are_whole_and_do_not_depend_on_batching_or_threads() {
         assert_eq!(group.vote.answered + group.vote.missing, 4);
     }
     assert_ne!(a[&0].completions[0].tokens, a[&0].completions[2].tokens, "samples of one view differ by their key");
-    assert_eq!(a, groups(2, false).await);
+    assert_eq!(a, groups(2, false, "cpu").await);
+    // An engine each for two devices: every lease goes to one of them.
+    assert_eq!(a, groups(2, true, "cpu,cpu").await);
+    assert_eq!(a, groups(1, false, "cpu,cpu,cpu").await);
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_device_that_is_not_there_is_refused_before_the_worker_joins() {
+    let with = |devices: &str| {
+        let line = ["rollout-worker", "--coordinator", "http://127.0.0.1:9", "--device", devices];
+        Options::try_parse_from(line).map(|o| o.check_devices().map_err(|e| e.to_string()))
+    };
+    let refused = with("cuda:0").unwrap().unwrap_err();
+    assert!(refused.contains("cuda:0") && refused.contains("--features cuda"), "{refused}");
+    assert!(with("cuda:1,cuda:1").unwrap().is_err() && with("cpu").unwrap().is_ok());
+    assert!(with("gpu").unwrap_err().to_string().contains("cuda:N"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,7 +174,7 @@ async fn another_run_or_an_absent_coordinator_is_one_clear_line() {
     let other = Options { run: "run-2".into(), ..options(&running, 1) };
     let error = run(other, Stop::default()).await.unwrap_err().to_string();
     assert!(error.contains(&running.url) && error.contains("run-1") && error.contains("run-2"), "{error}");
-    let absent = Options { coordinator: "127.0.0.1:9".into(), join_seconds: 0.5, ..options(&running, 1) };
+    let absent = Options { coordinator: Some("127.0.0.1:9".into()), join_seconds: 0.5, ..options(&running, 1) };
     let error = run(absent, Stop::default()).await.unwrap_err().to_string();
     assert!(error.contains("http://127.0.0.1:9") && error.contains("did not answer"), "{error}");
     assert!(!error.contains('\n'));

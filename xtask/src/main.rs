@@ -2,6 +2,7 @@
 
 mod bundle;
 mod configs;
+mod metrics;
 mod model;
 mod tokenizer;
 
@@ -22,6 +23,8 @@ enum Command {
     BundleData(bundle::Args),
     /// Parse every TOML file under assets/ and configs/ as a run configuration.
     CheckConfigs(configs::Args),
+    /// Compare dashboards, alerts, runbook and docs/metrics.md with the metrics that there are.
+    CheckMetrics(metrics::Args),
     /// Train a byte-level BPE tokenizer with Qwen's special tokens.
     TrainTokenizer(tokenizer::Args),
     /// Write a randomly initialised Qwen2.5-VL checkpoint directory.
@@ -32,6 +35,7 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Command::BundleData(args) => bundle::run(&args),
         Command::CheckConfigs(args) => configs::run(&args),
+        Command::CheckMetrics(args) => metrics::run(&args),
         Command::TrainTokenizer(args) => tokenizer::run(&args),
         Command::NewModel(args) => model::run(&args),
     }

@@ -1,6 +1,8 @@
 //! Flags and sub-commands.
 
+use super::certs::CertsOptions;
 use super::plan::PlanOptions;
+use super::status::StatusOptions;
 use crate::prepare::RunRequest;
 use crate::show::Style;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -24,15 +26,30 @@ pub struct RunOptions {
     /// Rollout workers to start on this machine, with a learner; 0 = wait for processes that dial in.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub workers: u32,
+    /// Processes that the learner consists of; short for `--set learner.ranks=R`. More than one needs a learner built with feature mpi or nccl.
+    #[arg(long, value_name = "R", global = true)]
+    pub ranks: Option<u32>,
+    /// Devices for the processes started here, e.g. cuda:0,cuda:1; dealt out to workers and learner ranks in turn. Without it the processor.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub device: Vec<String>,
     /// TOML file with settings.
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// One setting, e.g. run.steps=3; may be repeated; stronger than the file.
     #[arg(long, value_name = "KEY=VALUE", global = true)]
     pub set: Vec<String>,
-    /// Go on with the run in this directory.
+    /// Go on with the run in this directory, or with its copy in s3://BUCKET/PREFIX (then also --run-dir).
     #[arg(long, value_name = "RUN_DIR")]
     pub resume: Option<PathBuf>,
+    /// Empty directory for a run that is resumed from S3.
+    #[arg(long, value_name = "DIR", requires = "resume")]
+    pub run_dir: Option<PathBuf>,
+    /// Go on with the run in run.dir if there is one, else start it: for supervisors that start the same command again.
+    #[arg(long = "continue", conflicts_with = "resume")]
+    pub go_on: bool,
+    /// After the end of the run keep serving the page until SIGTERM: for supervisors that start again whatever ends.
+    #[arg(long)]
+    pub stay: bool,
     /// Allow addresses beyond this machine without TLS and token.
     #[arg(long)]
     pub insecure: bool,
@@ -51,6 +68,7 @@ impl RunOptions {
         let mut set: Vec<String> =
             environment.split(';').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect();
         set.extend(self.set.iter().cloned());
+        set.extend(self.ranks.map(|ranks| format!("learner.ranks={ranks}")));
         RunRequest { config: self.config.clone(), set, resume: self.resume.clone(), insecure: self.insecure }
     }
 }
@@ -135,13 +153,24 @@ pub enum Command {
         dtype: Dtype,
     },
     /// Show what a running coordinator is doing.
-    Status {
-        /// Its run directory, which names its address.
-        #[arg(value_name = "RUN_DIR", conflicts_with = "http")]
-        run_dir: Option<PathBuf>,
-        /// Its HTTP address; without it and RUN_DIR 127.0.0.1:7071.
-        #[arg(long, value_name = "ADDR")]
-        http: Option<String>,
+    Status(StatusOptions),
+    /// Make an authority, certificates and a token for a cluster of more than one machine, and print the flags that use them.
+    Certs(CertsOptions),
+    /// Serve the page of a run that is over or at rest, from its run directory.
+    View {
+        #[arg(value_name = "RUN_DIR")]
+        run_dir: PathBuf,
+        /// Loopback address of the page.
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071")]
+        http: String,
+    },
+    /// Write one HTML file that holds a run: verdict, curves, accuracy, sample groups with images, configuration, digests.
+    Report {
+        #[arg(value_name = "RUN_DIR")]
+        run_dir: PathBuf,
+        /// File to write; without it RUN_DIR/report.html.
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
     },
     /// Print the resolved configuration.
     Config,
@@ -157,6 +186,9 @@ mod tests {
         Cli::command().debug_assert();
         let cli = Cli::parse_from(["coordinator", "--workers", "2", "--set", "run.steps=3", "--set", "run.seed=7"]);
         assert_eq!((cli.run.workers, cli.run.set.len()), (2, 2));
+        let cli = Cli::parse_from(["coordinator", "--workers", "2", "--ranks", "4", "--device", "cuda:0,cuda:1"]);
+        assert_eq!(cli.run.request().set.last().map(String::as_str), Some("learner.ranks=4"));
+        assert_eq!(cli.run.device, ["cuda:0", "cuda:1"]);
         let cli = Cli::parse_from(["coordinator", "config", "--set", "run.steps=3"]);
         assert!(matches!(cli.command, Some(Command::Config)));
         assert_eq!(cli.run.set, ["run.steps=3"]);

@@ -1,13 +1,16 @@
 //! The command line: one file a sub-command.
 
+mod certs;
 mod cli;
 mod config;
 mod export;
 mod grade;
 mod import;
 mod plan;
+mod report;
 mod run;
 mod status;
+mod view;
 
 use std::io::Write;
 
@@ -35,8 +38,11 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
         }
         Some(Command::Export(options)) => export::export(&options).map(done),
         Some(Command::Import { file, to, dtype }) => import::import(&file, &to, dtype).map(done),
-        Some(Command::Status { run_dir, http }) => status::status(run_dir.as_deref(), http.as_deref()).map(done),
+        Some(Command::Status(options)) => status::status(&options).map(done),
+        Some(Command::Certs(options)) => certs::certs(&options).map(done),
         Some(Command::Plan(options)) => plan::run(&cli.run, &options),
+        Some(Command::View { run_dir, http }) => view::view(&run_dir, &http).map(done),
+        Some(Command::Report { run_dir, to }) => report::report(&run_dir, to.as_deref()).map(done),
         Some(Command::Config) => config::config(&cli.run).map(done),
     }
 }

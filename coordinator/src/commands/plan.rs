@@ -20,7 +20,12 @@ pub struct PlanOptions {
 
 pub(super) fn run(run: &RunOptions, options: &PlanOptions) -> anyhow::Result<ExitCode> {
     let workers = options.workers.unwrap_or(run.workers);
-    let setting = Setting { workers: u64::from(workers.max(1)), sample: options.sample, launched: workers > 0 };
+    let setting = Setting {
+        workers: u64::from(workers.max(1)),
+        sample: options.sample,
+        launched: workers > 0,
+        devices: &run.device,
+    };
     let plan = plan(&run.request(), setting);
     super::show(&if options.json { serde_json::to_string_pretty(&plan)? + "\n" } else { text(&plan) })?;
     Ok(if plan.mistakes.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

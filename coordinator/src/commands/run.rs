@@ -5,7 +5,8 @@ use crate::aside;
 use crate::launcher::{self, ChildEvent, Hung, Launcher, Roster, Wanted};
 use crate::ledger::Ledger;
 use crate::material::Material;
-use crate::prepare::{Prepared, configuration, prepare};
+use crate::mirror::{self, Mirror, Place};
+use crate::prepare::{Prepared, RunRequest, configuration, prepare};
 use crate::run::{Event, Handle, Observer, Parts, RunEnd, start};
 use crate::rundir::{ENDPOINTS, RunDir};
 use crate::service::{Server, Shared, Sockets, bind, serve};
@@ -13,13 +14,19 @@ use crate::show::{Progress, Report, Start, Style, report, table};
 use crate::weights::WeightStore;
 use anyhow::{Context, anyhow};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use quorum_core::config::ClusterSection;
 use quorum_core::metric;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// Exit status after SIGUSR1: the batch system starts the job again.
+const AGAIN: u8 = 75;
+/// Time for the last copy to run.mirror after a complete run.
+const LAST_COPY: Duration = Duration::from_secs(600);
 /// Time for children to leave by themselves after the run.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -33,24 +40,41 @@ pub(super) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
 }
 
 async fn drive(options: &RunOptions) -> anyhow::Result<ExitCode> {
-    let request = options.request();
+    let mut request = options.request();
+    if options.go_on {
+        request.resume = begun(&request)?;
+    }
+    from_mirror(options, &mut request).await?;
+    // From the very start: by default the signal would end the process.
+    let mut give_back = signal(SignalKind::user_defined1())?;
     let config = configuration(&request)?;
     if config.rollout.top_p < 1.0 || config.rollout.top_k > 0 {
         tracing::warn!("{}", crate::prepare::BIASED);
     }
     if options.workers > 0 {
-        launcher::check()?;
+        launcher::check(config.learner.ranks, &options.device)?;
     }
     let sockets = bind(&config.cluster)?;
     let prepared = prepare(&request, config).await?;
     let (material, dir) = (prepared.material.clone(), prepared.dir.clone());
-    if complete(&prepared) {
+    if complete(&prepared) && !options.stay {
         conclude(&finish(&material, &dir)?, options.progress);
         return Ok(ExitCode::SUCCESS);
     }
     let progress = Arc::new(Progress::new(options.progress));
-    let (ledger, running) = begin(options, prepared, sockets, progress.clone())?;
-    let (end, signal) = wait(&running.handle).await?;
+    let mirror = mirror(&prepared).await?;
+    let (ledger, running) = begin(options, prepared, sockets, progress.clone(), mirror.clone())?;
+    let (end, signal) = wait(&running.handle, &mut give_back).await?;
+    if let Some(mirror) = mirror {
+        mirror.finish(if end == RunEnd::Complete { LAST_COPY } else { FAREWELL }).await;
+    }
+    if options.stay && end == RunEnd::Complete {
+        progress.close();
+        conclude(&finish(&material, &dir)?, options.progress);
+        asked_to_stop().await?;
+        running.end(&RunEnd::Stopped).await;
+        return Ok(ExitCode::SUCCESS);
+    }
     running.end(&end).await;
     dir.remove(ENDPOINTS);
     drop(ledger);
@@ -61,11 +85,73 @@ async fn drive(options: &RunOptions) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         RunEnd::Failed(reason) => Err(anyhow!("{reason}; go on with: coordinator --resume {}", dir.path().display())),
+        RunEnd::Preempted => {
+            eprintln!("gave the machine back; go on with: coordinator --resume {}", dir.path().display());
+            Ok(ExitCode::from(AGAIN))
+        }
         RunEnd::Stopped => {
             eprintln!("stopped; go on with: coordinator --resume {}", dir.path().display());
             Ok(ExitCode::from(128u8.saturating_add(signal)))
         }
     }
+}
+
+/// The directory of the run that `--continue` goes on with; none if it must be started.
+fn begun(request: &RunRequest) -> anyhow::Result<Option<PathBuf>> {
+    let config = configuration(request)?;
+    let dir = PathBuf::from(&config.run.dir);
+    let named = quorum_core::config::load(request.config.as_deref(), &request.set).is_ok_and(|c| !c.run.dir.is_empty());
+    if !named {
+        return Err(anyhow!("--continue needs a run directory: give --set run.dir=DIR"));
+    }
+    let ledger = dir.join("ledger.db");
+    if !ledger.is_file() {
+        return Ok(None);
+    }
+    if Ledger::inspect_meta(&ledger, "run_id")?.is_some() {
+        return Ok(Some(dir));
+    }
+    // Stopped before its identity was durable, it has done nothing yet.
+    std::fs::remove_file(&ledger).with_context(|| ledger.display().to_string())?;
+    Ok(None)
+}
+
+async fn asked_to_stop() -> anyhow::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// A run that is resumed from S3 is fetched into its directory first, and then resumed there.
+async fn from_mirror(options: &RunOptions, request: &mut RunRequest) -> anyhow::Result<()> {
+    let Some(text) = request.resume.as_ref().and_then(|r| r.to_str()).filter(|r| Place::looks_like(r)) else {
+        return match &options.run_dir {
+            Some(_) => {
+                Err(anyhow!("--run-dir belongs to --resume s3://BUCKET/PREFIX; a directory is resumed in its place"))
+            }
+            None => Ok(()),
+        };
+    };
+    let dir =
+        options.run_dir.clone().ok_or_else(|| anyhow!("--resume {text} needs --run-dir DIR, an empty directory"))?;
+    let steps = mirror::restore(&Place::parse(text)?, &dir).await?;
+    eprintln!("restored {text} with {steps} steps into {}", dir.display());
+    request.resume = Some(dir);
+    Ok(())
+}
+
+/// The copy in a bucket, if one is wanted.
+async fn mirror(prepared: &Prepared) -> anyhow::Result<Option<Mirror>> {
+    let config = &prepared.material.config;
+    if config.run.mirror.is_empty() {
+        return Ok(None);
+    }
+    let place = Place::parse(&config.run.mirror)?;
+    let keep = config.checkpoint.keep;
+    Ok(Some(Mirror::start(place, &prepared.dir, &prepared.run_id, prepared.epoch, keep).await?))
 }
 
 /// The last words of a finished run: a table, or one more line for programs.
@@ -94,6 +180,7 @@ fn begin(
     prepared: Prepared,
     sockets: Sockets,
     progress: Arc<Progress>,
+    mirror: Option<Mirror>,
 ) -> anyhow::Result<(Ledger, Running)> {
     let page = install_metrics()?;
     let Prepared { material, ledger, dir, recovery, run_id, epoch, history: _ } = prepared;
@@ -116,7 +203,7 @@ fn begin(
         n => launcher::plan(&wanted(options, &material, grpc, if leases { n } else { 0 }))?,
     };
     let (tell, inbox) = launcher::hung();
-    let observer: Arc<dyn Observer> = Arc::new(Watch { progress, tell });
+    let observer: Arc<dyn Observer> = Arc::new(Watch { progress, tell, mirror: mirror.clone() });
     let children = Roster::default();
     let parts = Parts {
         material: material.clone(),
@@ -130,9 +217,22 @@ fn begin(
         children: children.clone(),
     };
     let handle = start(parts);
+    if let Some(mirror) = mirror {
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            let reason = mirror.fenced().await;
+            handle.stop(reason.clone(), RunEnd::Failed(reason)).await;
+        });
+    }
     let shared = Shared { run: handle.clone(), material: material.clone(), weights, run_id, epoch };
     let server = serve(sockets, &material.config.cluster, &shared, page)?;
-    let endpoints = serde_json::json!({"grpc": grpc.to_string(), "http": http.to_string(), "pid": std::process::id()});
+    // Processes of other machines find the run by this file.
+    let endpoints = serde_json::json!({
+        "grpc": grpc.to_string(),
+        "http": http.to_string(),
+        "url": url(&material.config.cluster, grpc, &hostname()),
+        "pid": std::process::id(),
+    });
     dir.write(ENDPOINTS, &format!("{endpoints}\n"))?;
     let launcher = match launches.is_empty() {
         true => None,
@@ -143,36 +243,59 @@ fn begin(
 
 fn wanted(options: &RunOptions, material: &Material, grpc: SocketAddr, workers: u32) -> Wanted {
     let cluster = &material.config.cluster;
-    let host = match (cluster.tls_cert.is_empty(), grpc.ip().is_unspecified() || grpc.ip().is_loopback()) {
-        // Certificates carry names.
-        (false, true) => "localhost".to_owned(),
-        (true, true) if grpc.is_ipv4() => "127.0.0.1".into(),
-        (true, true) => "[::1]".into(),
-        (_, false) if grpc.is_ipv6() => format!("[{}]", grpc.ip()),
-        (_, false) => grpc.ip().to_string(),
+    let here = if !cluster.tls_cert.is_empty() {
+        "localhost"
+    } else if grpc.is_ipv4() {
+        "127.0.0.1"
+    } else {
+        "[::1]"
     };
-    let scheme = if cluster.tls_cert.is_empty() { "http" } else { "https" };
     Wanted {
         workers,
-        url: format!("{scheme}://{host}:{}", grpc.port()),
+        ranks: material.config.learner.ranks,
+        devices: options.device.clone(),
+        url: url(cluster, grpc, here),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         learner_threads: material.config.learner.threads,
         token_file: cluster.token_file.clone(),
         tls_ca: cluster.tls_ca.clone(),
+        tls_cert: cluster.tls_member_cert.clone(),
+        tls_key: cluster.tls_member_key.clone(),
         log: if options.log == "warn" { "info".into() } else { options.log.clone() },
     }
+}
+
+/// How to dial the coordinator; `any` is the host if it listens on every address.
+fn url(cluster: &ClusterSection, grpc: SocketAddr, any: &str) -> String {
+    let scheme = if cluster.tls_cert.is_empty() { "http" } else { "https" };
+    let host = match grpc.ip() {
+        ip if ip.is_unspecified() => any.to_owned(),
+        // Certificates carry names.
+        ip if ip.is_loopback() && scheme == "https" => "localhost".to_owned(),
+        ip if ip.is_ipv6() => format!("[{ip}]"),
+        ip => ip.to_string(),
+    };
+    format!("{scheme}://{host}:{}", grpc.port())
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 /// Shows events, and has children killed that are not heard of any more.
 struct Watch {
     progress: Arc<Progress>,
     tell: Hung,
+    mirror: Option<Mirror>,
 }
 
 impl Observer for Watch {
     fn event(&self, event: &Event) {
         if let Event::Lost { pid, .. } = event {
             self.tell.process(*pid);
+        }
+        if let (Event::Checkpoint(row), Some(mirror)) = (event, &self.mirror) {
+            mirror.offer(row);
         }
         self.progress.event(event);
     }
@@ -183,6 +306,7 @@ fn reporter(handle: Handle, observer: Arc<dyn Observer>) -> impl Fn(ChildEvent) 
     let runtime = tokio::runtime::Handle::current();
     move |event| match event {
         ChildEvent::Gone { pid } => handle.process_gone(pid),
+        ChildEvent::GroupGone => handle.group_gone(),
         ChildEvent::Restart { name, why } => {
             tracing::info!(name, why, "child died");
             observer.event(&Event::Note(format!("{name} died by {why}; starting it again")));
@@ -195,13 +319,16 @@ fn reporter(handle: Handle, observer: Arc<dyn Observer>) -> impl Fn(ChildEvent) 
 }
 
 /// Waits for the end of the run or a signal; with the signal's number.
-async fn wait(handle: &Handle) -> anyhow::Result<(RunEnd, u8)> {
+async fn wait(handle: &Handle, give_back: &mut Signal) -> anyhow::Result<(RunEnd, u8)> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let number = tokio::select! {
-        end = handle.ended() => return Ok((end, 0)),
-        _ = interrupt.recv() => 2,
-        _ = terminate.recv() => 15,
+    let number = loop {
+        tokio::select! {
+            end = handle.ended() => return Ok((end, 0)),
+            _ = give_back.recv() => handle.preempt().await,
+            _ = interrupt.recv() => break 2,
+            _ = terminate.recv() => break 15,
+        }
     };
     handle.stop("the coordinator was stopped".into(), RunEnd::Stopped).await;
     Ok((handle.ended().await, number))
@@ -247,17 +374,12 @@ fn finish(material: &Material, dir: &RunDir) -> anyhow::Result<Report> {
 }
 
 fn install_metrics() -> anyhow::Result<PrometheusHandle> {
-    let seconds = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0];
-    let ratios = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
-    let counts = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0];
-    let page = PrometheusBuilder::new()
-        .set_buckets(&counts)?
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &seconds)?
-        .set_buckets_for_metric(Matcher::Suffix("_fraction".into()), &ratios)?
-        .set_buckets_for_metric(Matcher::Suffix("_value".into()), &ratios)?
-        .set_buckets_for_metric(Matcher::Suffix("_nats".into()), &[0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0])?
-        .install_recorder()?;
+    let mut page = PrometheusBuilder::new();
+    for m in metric::ALL.iter().filter(|m| m.kind == metric::Kind::Histogram) {
+        page = page.set_buckets_for_metric(Matcher::Full(m.name.into()), metric::buckets(m))?;
+    }
+    let page = page.install_recorder()?;
     metric::describe();
-    metric::BUILD_INFO.with([env!("CARGO_PKG_VERSION"), "", "cpu"]).set(1.0);
+    metric::announce(&[]);
     Ok(page)
 }

@@ -1,11 +1,14 @@
-//! `coordinator status`: asks a running coordinator's HTTP page.
+//! `coordinator status`: asks a running coordinator, by its HTTP page on this machine or by its gRPC address from anywhere.
 
 use crate::rundir::ENDPOINTS;
 use anyhow::{Context, anyhow, ensure};
+use clap::Args;
+use quorum_core::client::{Link, LinkOptions};
+use quorum_proto::v1::StatusRequest;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -15,7 +18,64 @@ const LARGEST: u64 = 16 << 20;
 /// Where a coordinator's page is if nothing else is said.
 const USUAL: &str = "127.0.0.1:7071";
 
-pub(super) fn status(run_dir: Option<&Path>, http: Option<&str>) -> anyhow::Result<()> {
+/// Whom to ask. Without any of them 127.0.0.1:7071.
+#[derive(Debug, Clone, Args)]
+pub struct StatusOptions {
+    /// Its run directory, which names its HTTP address.
+    #[arg(value_name = "RUN_DIR", conflicts_with = "http")]
+    pub run_dir: Option<PathBuf>,
+    /// Its HTTP address.
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
+    /// Its gRPC address, with the same flags as a worker's; from anywhere, and also where its page is HTTPS. Stronger than RUN_DIR.
+    #[arg(long, value_name = "URL", env = "QUORUM_COORDINATOR")]
+    pub coordinator: Option<String>,
+    #[arg(long, value_name = "FILE", env = "QUORUM_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", env = "QUORUM_TLS_CA")]
+    pub tls_ca: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", env = "QUORUM_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", env = "QUORUM_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// Fail unless the worker or learner of this name is a member; prints it alone.
+    #[arg(long, value_name = "ID", env = "QUORUM_ID")]
+    pub member: Option<String>,
+}
+
+pub(super) fn status(options: &StatusOptions) -> anyhow::Result<()> {
+    let status = match &options.coordinator {
+        Some(url) if options.http.is_none() => call(url, options)?,
+        _ => page(options.run_dir.as_deref(), options.http.as_deref())?,
+    };
+    let Some(id) = &options.member else { return super::show(&format!("{status:#}\n")) };
+    let members = status.get("members").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let member = members.iter().find(|m| m.get("id").and_then(Value::as_str) == Some(id));
+    let member = member.ok_or_else(|| {
+        let ids: Vec<_> = members.iter().filter_map(|m| m.get("id")?.as_str()).collect();
+        anyhow!("{id} is no member of the run; members are: {}", ids.join(", "))
+    })?;
+    super::show(&format!("{member:#}\n"))
+}
+
+/// Asks by gRPC.
+fn call(url: &str, options: &StatusOptions) -> anyhow::Result<Value> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let reply = runtime.block_on(async {
+        let link = Link::new(&LinkOptions {
+            url: url.to_owned(),
+            token_file: options.token_file.clone(),
+            tls_ca: options.tls_ca.clone(),
+            tls_cert: options.tls_cert.clone(),
+            tls_key: options.tls_key.clone(),
+        })?;
+        link.call("Status", TIMEOUT, link.cluster().status(StatusRequest {})).await
+    })?;
+    Ok(serde_json::from_str(&reply.json)?)
+}
+
+/// Asks the HTTP page.
+fn page(run_dir: Option<&Path>, http: Option<&str>) -> anyhow::Result<Value> {
     let http = match run_dir {
         Some(dir) => announced(dir)?,
         None => http.unwrap_or(USUAL).to_owned(),
@@ -27,8 +87,7 @@ pub(super) fn status(run_dir: Option<&Path>, http: Option<&str>) -> anyhow::Resu
         ),
         None => format!("no coordinator answers at {http}; give its run directory, or its HTTP address with --http"),
     })?;
-    let status: Value = serde_json::from_str(&body).with_context(|| format!("{http} is no coordinator's HTTP page"))?;
-    super::show(&format!("{status:#}\n"))
+    serde_json::from_str(&body).with_context(|| format!("{http} is no coordinator's HTTP page"))
 }
 
 /// The HTTP address that the coordinator of a run directory wrote down.
@@ -56,7 +115,7 @@ fn get(address: &str, path: &str) -> anyhow::Result<String> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: application/json\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.take(LARGEST).read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| anyhow!("the answer is no HTTP"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| anyhow!("the answer is no HTTP; where the page is HTTPS, ask with --coordinator https://HOST:PORT and the flags of a worker"))?;
     let line = head.lines().next().unwrap_or_default();
     ensure!(line.split(' ').nth(1) == Some("200"), "it says: {line}");
     Ok(body.to_owned())

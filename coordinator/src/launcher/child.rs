@@ -40,8 +40,8 @@ pub(super) struct Child {
     deaths: VecDeque<Instant>,
     tail: Tail,
     roster: Roster,
-    /// It does not answer: since when it is watched, and the processor time it had then.
-    suspect: Option<(Instant, u64)>,
+    /// A process of it does not answer: which, since when it is watched, and the processor time it had then.
+    suspect: Option<(u32, Instant, u64)>,
     /// It was killed because it did not answer.
     hung: bool,
 }
@@ -53,19 +53,21 @@ impl Child {
         Self { launch, log, state, deaths, tail, roster, suspect: None, hung: false }
     }
 
-    /// The process with this id does not answer. If it is this child's, it is ended, unless it still computes: then it was only starved, and comes back.
+    /// The process with this id does not answer. If it is this child's, or one that this child started, the child is ended, unless the process still
+    /// computes: then it was only starved, and comes back.
     pub(super) fn suspect(&mut self, pid: u32) {
-        let own = matches!(&self.state, State::Running(process, _) if process.id() == pid);
-        match proc::life(pid).filter(|_| own) {
+        let State::Running(process, _) = &self.state else { return };
+        let own = |life: &proc::Life| process.id() == pid || (self.launch.group && life.parent == process.id());
+        match proc::life(pid).filter(own) {
             Some(life) if life.stopped => self.end_hung(),
-            Some(life) => self.suspect = Some((Instant::now(), life.ticks)),
+            Some(life) => self.suspect = Some((pid, Instant::now(), life.ticks)),
             None => {}
         }
     }
 
     fn watch_suspect(&mut self) {
-        let (State::Running(process, _), Some((since, ticks))) = (&self.state, self.suspect) else { return };
-        let Some(life) = proc::life(process.id()) else { return };
+        let Some((pid, since, ticks)) = self.suspect.filter(|_| self.running()) else { return };
+        let Some(life) = proc::life(pid) else { return self.suspect = None };
         if life.ticks > ticks {
             self.suspect = None;
         } else if life.stopped || since.elapsed() > WATCHED {
@@ -122,6 +124,10 @@ impl Child {
         let parent = std::process::id();
         let mut command = Command::new(&self.launch.program);
         command.args(&self.launch.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(Stdio::piped());
+        if self.launch.group && is_root() {
+            // mpirun asks root twice; whoever runs the coordinator as root has decided already.
+            command.envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")]);
+        }
         // Ctrl-C reaches the coordinator alone, which then stops its children in order.
         command.process_group(0);
         // SAFETY: prctl, getppid and _exit are async-signal-safe, and nothing else happens between fork and exec.
@@ -149,13 +155,14 @@ impl Child {
     }
 
     fn ended(&mut self, pid: u32, status: ExitStatus) -> Vec<ChildEvent> {
-        let gone = ChildEvent::Gone { pid };
+        let mut events = vec![ChildEvent::Gone { pid }];
+        events.extend(self.launch.group.then_some(ChildEvent::GroupGone));
         self.roster.held().remove(&self.launch.name);
         let hung = std::mem::take(&mut self.hung);
         self.suspect = None;
         if status.success() {
             self.state = State::Over;
-            return vec![gone];
+            return events;
         }
         let now = Instant::now();
         self.deaths.push_back(now);
@@ -174,19 +181,23 @@ impl Child {
                 WINDOW.as_secs(),
                 self.log.display()
             );
-            return vec![gone, ChildEvent::GaveUp { reason }];
+            events.push(ChildEvent::GaveUp { reason });
+            return events;
         }
         let doublings = u32::try_from(self.deaths.len() - 1).unwrap_or(16);
         let pause = FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(LONGEST_PAUSE);
         self.state = State::Due(now + pause);
-        vec![gone, ChildEvent::Restart { name: self.launch.name.clone(), why }]
+        events.push(ChildEvent::Restart { name: self.launch.name.clone(), why });
+        events
     }
 
     /// The last line of stderr that tells of an error; after an exit by itself, any last line.
     fn last_words(&self, status: ExitStatus) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let telling = |l: &&String| l.starts_with("error") || l.contains("panicked at");
-        let any = tail.back().filter(|_| status.code().is_some());
+        let telling = |l: &&String| {
+            l.starts_with("error") || l.contains("panicked at") || l.contains("noticed that process rank")
+        };
+        let any = tail.iter().rfind(|l| !l.starts_with("---")).filter(|_| status.code().is_some());
         tail.iter().rev().find(telling).or(any).map(|l| format!(": {l}")).unwrap_or_default()
     }
 
@@ -214,6 +225,11 @@ impl Child {
         }
         self.state = State::Over;
     }
+}
+
+fn is_root() -> bool {
+    // SAFETY: geteuid cannot fail and touches nothing.
+    unsafe { libc::geteuid() == 0 }
 }
 
 /// Copies stderr to the log and keeps the last lines.

@@ -2,6 +2,7 @@
 //! signal is tied to the thread that started the child. Nothing here knows the run; it reports deaths and gives up after too many.
 
 mod child;
+mod group;
 mod plan;
 mod proc;
 #[cfg(test)]
@@ -31,6 +32,8 @@ const STOPPING: u8 = 2;
 pub enum ChildEvent {
     /// Its process ended; its leases are free.
     Gone { pid: u32 },
+    /// A starter of learner ranks ended, and they with it.
+    GroupGone,
     /// It died and is started again.
     Restart { name: String, why: String },
     /// It died too often.

@@ -1,5 +1,6 @@
 //! Which processes a machine runs, and how its cores are divided.
 
+use super::group::Transport;
 use std::path::{Path, PathBuf};
 
 /// A process to start.
@@ -8,6 +9,8 @@ pub struct Launch {
     pub name: String,
     pub program: PathBuf,
     pub args: Vec<String>,
+    /// It is a starter such as mpirun, and the members of the run are its children.
+    pub group: bool,
 }
 
 /// Why nothing is started.
@@ -19,61 +22,99 @@ pub enum LaunchError {
     OwnPath(std::io::Error),
     #[error("cannot start the launcher's thread: {0}")]
     Thread(std::io::Error),
+    #[error(
+        "learner.ranks = {ranks} needs a learner with feature {feature}, this one was built with: {built}; build it with: {build}"
+    )]
+    Feature { ranks: u32, feature: &'static str, built: String, build: &'static str },
+    #[error(
+        "learner ranks on one machine are started by mpirun, which is not on PATH: install it, e.g. apt-get install openmpi-bin"
+    )]
+    NoMpirun,
+    #[error("learner.ranks = {ranks} on GPUs needs one device a rank, but --device names {devices}")]
+    Devices { ranks: u32, devices: String },
+    #[error("cannot ask {program} what it was built with: {reason}", program = .program.display())]
+    Probe { program: PathBuf, reason: String },
 }
 
 /// What the plan depends on.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     pub workers: u32,
+    /// Ranks of the learner.
+    pub ranks: u32,
+    /// Devices of the children, dealt out in turn; empty = the processor.
+    pub devices: Vec<String>,
     pub url: String,
     pub cores: usize,
     /// 0 = all cores.
     pub learner_threads: u32,
     pub token_file: String,
     pub tls_ca: String,
+    pub tls_cert: String,
+    pub tls_key: String,
     pub log: String,
 }
 
-/// The learner and `workers` rollout workers. Workers share the cores; the learner takes all, because workers idle while it works.
+/// The ranks of the learner and `workers` rollout workers. Workers share the cores, and so do the ranks, because workers idle while they work.
 ///
 /// # Errors
 /// An executable is missing.
 pub fn plan(wanted: &Wanted) -> Result<Vec<Launch>, LaunchError> {
     let own = std::env::current_exe().map_err(LaunchError::OwnPath)?;
     let mut common = vec!["--coordinator".to_owned(), wanted.url.clone(), "--log".into(), wanted.log.clone()];
-    for (flag, value) in [("--token-file", &wanted.token_file), ("--tls-ca", &wanted.tls_ca)] {
+    let files = [
+        ("--token-file", &wanted.token_file),
+        ("--tls-ca", &wanted.tls_ca),
+        ("--tls-cert", &wanted.tls_cert),
+        ("--tls-key", &wanted.tls_key),
+    ];
+    for (flag, value) in files {
         if !value.is_empty() {
             common.extend([flag.to_owned(), value.clone()]);
         }
     }
-    let args = |name: &str, threads: usize| {
-        let mut args = common.clone();
-        args.extend(["--id".to_owned(), name.to_owned(), "--threads".into(), threads.to_string()]);
-        args
-    };
     let all = wanted.cores.max(1);
-    let learner_threads = if wanted.learner_threads == 0 { all } else { wanted.learner_threads as usize };
-    let learner = sibling(&own, "learner")?;
-    let mut launches =
-        vec![Launch { name: "learner-0".into(), program: learner, args: args("learner-0", learner_threads) }];
+    let ranks = wanted.ranks.max(1);
+    let learner_threads = match wanted.learner_threads {
+        0 => (all / ranks as usize).max(1),
+        n => n as usize,
+    };
+    let transport = Transport::of(ranks, &wanted.devices);
+    let mut launches = transport.launches(&sibling(&own, "learner")?, ranks, learner_threads, &wanted.devices, &common);
     if wanted.workers > 0 {
         let worker = sibling(&own, "rollout-worker")?;
         for i in 0..wanted.workers as usize {
             let name = format!("worker-{i}");
-            let args = args(&name, share(all, wanted.workers as usize, i));
-            launches.push(Launch { name, program: worker.clone(), args });
+            let mut args = common.clone();
+            args.extend(["--id".to_owned(), name.clone(), "--threads".into()]);
+            args.push(share(all, wanted.workers as usize, i).to_string());
+            let devices = dealt(&wanted.devices, wanted.workers as usize, i);
+            if !devices.is_empty() {
+                args.extend(["--device".to_owned(), devices.join(",")]);
+            }
+            launches.push(Launch { name, program: worker.clone(), args, group: false });
         }
     }
     Ok(launches)
 }
 
-/// Whether the executables are there, before anything begins.
+/// Whether the executables are there and can run `ranks` learner ranks on `devices`, before anything begins.
 ///
 /// # Errors
-/// One is missing.
-pub fn check() -> Result<(), LaunchError> {
+/// What is missing.
+pub fn check(ranks: u32, devices: &[String]) -> Result<(), LaunchError> {
     let own = std::env::current_exe().map_err(LaunchError::OwnPath)?;
-    ["learner", "rollout-worker"].into_iter().try_for_each(|program| sibling(&own, program).map(|_| ()))
+    sibling(&own, "rollout-worker")?;
+    Transport::of(ranks, devices).check(&sibling(&own, "learner")?, ranks, devices)
+}
+
+/// Devices of worker `i` of `n`: every n-th, or one that it shares.
+fn dealt(devices: &[String], n: usize, i: usize) -> Vec<String> {
+    let own: Vec<String> = devices.iter().skip(i).step_by(n.max(1)).cloned().collect();
+    match devices.get(i % devices.len().max(1)) {
+        Some(shared) if own.is_empty() => vec![shared.clone()],
+        _ => own,
+    }
 }
 
 /// Cores of worker `i` of `n`: an even share, the first ones take the rest, at least 1.
@@ -96,6 +137,16 @@ mod tests {
         assert_eq!(shares(8, 3), [3, 3, 2]);
         assert_eq!(shares(2, 1), [2]);
         assert_eq!(shares(2, 4), [1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn devices_are_dealt_out_in_turn() {
+        let devices = ["cuda:0", "cuda:1", "cuda:2"].map(str::to_owned);
+        let of = |n| (0..n).map(|i| dealt(&devices, n, i).join(",")).collect::<Vec<_>>();
+        assert_eq!(of(1), ["cuda:0,cuda:1,cuda:2"]);
+        assert_eq!(of(2), ["cuda:0,cuda:2", "cuda:1"]);
+        assert_eq!(of(4), ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]);
+        assert!(dealt(&[], 2, 1).is_empty());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::*;
 use std::sync::mpsc;
 
 fn shell(name: &str, script: &str) -> Launch {
-    Launch { name: name.into(), program: "/bin/sh".into(), args: vec!["-c".into(), script.into()] }
+    Launch { name: name.into(), program: "/bin/sh".into(), args: vec!["-c".into(), script.into()], group: false }
 }
 
 fn start(launches: Vec<Launch>, logs: &std::path::Path) -> (Launcher, mpsc::Receiver<ChildEvent>) {
@@ -33,7 +33,7 @@ fn a_child_that_keeps_dying_is_given_up_with_its_last_error() {
     let mut restarts = 0;
     let reason = loop {
         match events.recv_timeout(WAIT).unwrap() {
-            ChildEvent::Gone { .. } => {}
+            ChildEvent::Gone { .. } | ChildEvent::GroupGone => {}
             ChildEvent::Restart { why, .. } => {
                 assert!(why.contains("exit status 3") && why.contains("no such thing"), "{why}");
                 restarts += 1;
@@ -115,4 +115,31 @@ fn a_program_that_is_not_there_is_named() {
         panic!("it cannot have been started")
     };
     assert!(reason.contains("/nonexistent/x"), "{reason}");
+}
+
+#[test]
+fn a_stopped_rank_ends_its_whole_group() {
+    let tmp = tempfile::tempdir().unwrap();
+    let file = tmp.path().join("rank");
+    let script = format!("sleep 600 & echo $! > {f}.tmp; mv {f}.tmp {f}; wait", f = file.display());
+    let starter = Launch { group: true, ..shell("learner", &script) };
+    let (_launcher, events, tell, _) = start_watched(vec![starter], tmp.path());
+    let began = Instant::now();
+    let rank = loop {
+        match std::fs::read_to_string(&file) {
+            Ok(pid) => break pid.trim().parse::<u32>().unwrap(),
+            Err(_) => assert!(began.elapsed() < WAIT, "it does not run"),
+        }
+        std::thread::sleep(POLL);
+    };
+    let signal = |signal| {
+        // SAFETY: a signal to a process that this test started.
+        unsafe { libc::kill(i32::try_from(rank).unwrap(), signal) };
+    };
+    signal(libc::SIGSTOP);
+    tell.process(rank);
+    assert!(matches!(events.recv_timeout(WAIT).unwrap(), ChildEvent::Gone { .. }));
+    assert_eq!(events.recv_timeout(WAIT).unwrap(), ChildEvent::GroupGone);
+    assert!(matches!(events.recv_timeout(WAIT).unwrap(), ChildEvent::Restart { name, .. } if name == "learner"));
+    signal(libc::SIGKILL);
 }

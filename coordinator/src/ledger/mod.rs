@@ -2,6 +2,7 @@
 //!
 //! One thread owns the connection. Requests that are waiting together share one transaction (group commit); every reply comes after the commit.
 
+mod browse;
 mod read;
 mod schema;
 #[cfg(test)]
@@ -9,8 +10,9 @@ mod tests;
 mod thread;
 mod write;
 
+pub use browse::{Browser, GroupRow};
 pub use read::{CheckpointRow, EvalRow, History, QuarantineRow, StepRow};
-pub use thread::Ledger;
+pub use thread::{Ledger, Note};
 pub use write::Write;
 
 use std::path::PathBuf;
@@ -26,6 +28,10 @@ pub enum LedgerError {
     Version { path: PathBuf, found: i64, expected: i64 },
     #[error("ledger {path}: {reason}")]
     Sql { path: PathBuf, reason: String },
+    #[error(
+        "ledger {path}: epoch {newest} has begun, this coordinator is of epoch {epoch}: another one has taken the run over"
+    )]
+    Fenced { path: PathBuf, epoch: u64, newest: u64 },
     #[error("the ledger's writer has stopped: {0}")]
     Stopped(String),
 }

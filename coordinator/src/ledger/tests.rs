@@ -56,10 +56,36 @@ async fn what_was_answered_is_there_after_reopening() {
     assert_eq!(history.seconds, 2.5);
     assert_eq!(history.checkpoints()[0].name, "step-000001");
     assert_eq!(history.meta["run_id"], "r");
-    again.commit(vec![Write::Prune { below: 1 }]).await.unwrap();
+    again.commit(vec![Write::Prune { below: 1, keep: 0 }]).await.unwrap();
     let groups = again.groups(0).await.unwrap();
     assert!(groups.len() == 50 && groups.iter().all(|g| g.1.is_none()), "tokens go, the votes stay");
     assert!(again.groups(1).await.unwrap()[0].1.is_some());
+}
+
+#[tokio::test]
+async fn bodies_are_kept_up_to_a_size_and_the_oldest_go_first() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (ledger, _) = Ledger::open(&tmp.path().join("ledger.db")).unwrap();
+    for step in 0..6 {
+        ledger.commit(vec![group(step, 0), group(step, 1), commit(step, "")]).await.unwrap();
+    }
+    let kept = async || {
+        let mut steps = Vec::new();
+        for step in 0..6 {
+            let bodies = ledger.groups(step).await.unwrap();
+            assert!(bodies.iter().all(|b| b.1.is_some() == bodies[0].1.is_some()), "a step goes whole");
+            if bodies[0].1.is_some() {
+                steps.push(step);
+            }
+        }
+        steps
+    };
+    // A step has two bodies of 3 bytes. Steps 4 and 5 are needed and do not count.
+    for (keep, left) in [(24, vec![0, 1, 2, 3, 4, 5]), (13, vec![2, 3, 4, 5]), (13, vec![2, 3, 4, 5]), (0, vec![4, 5])]
+    {
+        ledger.commit(vec![Write::Prune { below: 4, keep }]).await.unwrap();
+        assert_eq!(kept().await, left, "keep {keep}");
+    }
 }
 
 #[tokio::test]
@@ -114,4 +140,18 @@ async fn a_damaged_ledger_is_found() {
     fs::write(&path, bytes).unwrap();
     let e = Ledger::open(&path).err().unwrap().to_string();
     assert!(e.contains("damaged") && e.contains("ledger.db"), "{e}");
+}
+
+#[tokio::test]
+async fn a_newer_epoch_fences_the_older_coordinator() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("ledger.db");
+    let (old, _) = Ledger::open(&path).unwrap();
+    old.commit(vec![group(0, 0)]).await.unwrap();
+    let (new, history) = Ledger::open(&path).unwrap();
+    assert_eq!(history.epoch, 2);
+    let e = old.commit(vec![group(0, 1)]).await.unwrap_err().to_string();
+    assert!(e.contains("epoch 2 has begun") && e.contains("epoch 1"), "{e}");
+    new.commit(vec![group(0, 1)]).await.unwrap();
+    assert_eq!(new.groups(0).await.unwrap().len(), 2);
 }

@@ -1,6 +1,6 @@
 //! Changes of the ledger, each one statement or a few, applied inside the writer's transaction.
 
-use rusqlite::{Transaction, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 
 /// One change.
 #[derive(Debug, Clone)]
@@ -46,9 +46,10 @@ pub enum Write {
         checkpoint: String,
         manifest: String,
     },
-    /// Drops the tokens of groups of steps below this one; votes and rewards stay.
+    /// Drops the bodies of groups of steps below this one, oldest first, as far as they are more than `keep` bytes; votes and rewards stay.
     Prune {
         below: u64,
+        keep: u64,
     },
     /// Wall seconds of this epoch so far.
     Seconds {
@@ -87,10 +88,7 @@ pub(super) fn apply(tx: &Transaction<'_>, write: &Write) -> rusqlite::Result<()>
             let values = params![int(*step), int(*version), digest, metrics, timings, checkpoint, manifest];
             tx.prepare_cached(sql)?.execute(values)?;
         }
-        Write::Prune { below } => {
-            let sql = "UPDATE groups SET body = NULL WHERE step < ?1 AND body IS NOT NULL";
-            tx.prepare_cached(sql)?.execute(params![int(*below)])?;
-        }
+        Write::Prune { below, keep } => prune(tx, *below, *keep)?,
         Write::Seconds { epoch, seconds } => {
             let sql = "UPDATE epochs SET seconds = ?2 WHERE epoch = ?1";
             tx.prepare_cached(sql)?.execute(params![int(*epoch), seconds])?;
@@ -99,8 +97,41 @@ pub(super) fn apply(tx: &Transaction<'_>, write: &Write) -> rusqlite::Result<()>
     Ok(())
 }
 
+/// Only steps that were not pruned before are looked at.
+fn prune(tx: &Transaction<'_>, below: u64, keep: u64) -> rusqlite::Result<()> {
+    let since = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'pruned_below'";
+    let since: i64 = tx.query_row(since, [], |r| r.get(0)).optional()?.unwrap_or(0);
+    let sizes =
+        "SELECT step, SUM(LENGTH(body)) FROM groups WHERE step >= ?1 AND step < ?2 GROUP BY step ORDER BY step DESC";
+    let mut statement = tx.prepare_cached(sizes)?;
+    let mut rows = statement.query(params![since, int(below)])?;
+    let mut total = 0;
+    while let Some(row) = rows.next()? {
+        let (step, bytes): (i64, Option<i64>) = (row.get(0)?, row.get(1)?);
+        total += bytes.unwrap_or(0).unsigned_abs();
+        if total > keep {
+            let sql = "UPDATE groups SET body = NULL WHERE step >= ?1 AND step <= ?2 AND body IS NOT NULL";
+            tx.prepare_cached(sql)?.execute(params![since, step])?;
+            let value = (step + 1).to_string();
+            return apply(tx, &Write::Meta { key: "pruned_below", value });
+        }
+    }
+    Ok(())
+}
+
+/// The newest epoch.
+pub(super) fn newest_epoch(connection: &rusqlite::Connection) -> rusqlite::Result<u64> {
+    let sql = "SELECT COALESCE(MAX(epoch), 0) FROM epochs";
+    connection.prepare_cached(sql)?.query_row([], |r| r.get::<_, i64>(0)).map(i64::unsigned_abs)
+}
+
 /// Begins a new epoch and returns its number.
 pub(super) fn begin_epoch(tx: &Transaction<'_>, now_unix: f64) -> rusqlite::Result<u64> {
     tx.execute("INSERT INTO epochs (started_unix) VALUES (?1)", params![now_unix])?;
     Ok(tx.last_insert_rowid().unsigned_abs())
+}
+
+/// Notes `epoch` as used by somebody who wrote elsewhere.
+pub(super) fn skip_to_epoch(connection: &rusqlite::Connection, epoch: u64) -> rusqlite::Result<()> {
+    connection.execute("INSERT INTO epochs (epoch, started_unix) VALUES (?1, 0)", params![int(epoch)]).map(drop)
 }

@@ -3,8 +3,9 @@
 use super::{Found, Model, Plan, Setting};
 use crate::launcher;
 use crate::prepare::{self, RunRequest};
-use crate::service::{addresses, read_token};
+use crate::service::addresses;
 use quorum_core::config::{self, RunConfig};
+use quorum_core::token::Token;
 use quorum_model::{Checkpoint, ModelConfig};
 use std::path::Path;
 
@@ -73,16 +74,24 @@ fn data(found: &mut Found, plan: &mut Plan) {
 fn places(config: &RunConfig, setting: Setting, plan: &mut Plan) {
     let cluster = &config.cluster;
     plan.mistakes.extend(addresses(cluster).err().into_iter().flatten().map(|e| e.to_string()));
-    for (key, path) in [("tls_cert", &cluster.tls_cert), ("tls_key", &cluster.tls_key), ("tls_ca", &cluster.tls_ca)] {
+    let files = [
+        ("tls_cert", &cluster.tls_cert),
+        ("tls_key", &cluster.tls_key),
+        ("tls_ca", &cluster.tls_ca),
+        ("tls_client_ca", &cluster.tls_client_ca),
+        ("tls_member_cert", &cluster.tls_member_cert),
+        ("tls_member_key", &cluster.tls_member_key),
+    ];
+    for (key, path) in files {
         if let Some(e) = (!path.is_empty()).then(|| std::fs::File::open(path).err()).flatten() {
             plan.mistakes.push(format!("cluster.{key} {path}: {e}"));
         }
     }
     if !cluster.token_file.is_empty() {
-        plan.mistakes.extend(read_token(Path::new(&cluster.token_file)).err());
+        plan.mistakes.extend(Token::read("cluster.token_file", Path::new(&cluster.token_file)).err());
     }
     if setting.launched {
-        plan.mistakes.extend(launcher::check().err().map(|e| e.to_string()));
+        plan.mistakes.extend(launcher::check(config.learner.ranks, setting.devices).err().map(|e| e.to_string()));
     }
     let dir = Path::new(&config.run.dir);
     if dir.join("ledger.db").exists() {

@@ -36,13 +36,15 @@ const ASSUMED_TOKENS: u64 = 1024;
 
 /// What the plan is made for besides the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Setting {
+pub struct Setting<'a> {
     /// Rollout workers on this machine.
     pub workers: u64,
     /// Training records measured at most; 0 = all.
     pub sample: usize,
     /// Whether the executables of children must be there.
     pub launched: bool,
+    /// Devices of the children; empty = the processor.
+    pub devices: &'a [String],
 }
 
 /// The model in numbers.

@@ -1,8 +1,12 @@
 //! The owner task: takes commands one by one, ticks, and announces changes. The decisions are in `state`, the durability in `ledger`.
 
 use super::command::{Command, Handle, Joined, RunEnd};
+use super::durable::Durable;
 use super::event::{Event, Observer};
+use super::gauges::{self, Gauges};
+use super::preempt::Preempt;
 use super::recover::Recovery;
+use super::works::Works;
 use crate::evaluate::Evaluation;
 use crate::launcher::Roster;
 use crate::ledger::{Ledger, Write};
@@ -19,9 +23,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Commands waiting for the actor; senders wait when it is full.
 const QUEUE: usize = 4096;
+/// Commands taken from the queue at once.
+const BURST: usize = 256;
 const TICK: Duration = Duration::from_millis(100);
 /// Seconds between two ticks beyond which this task itself was held up.
 const STALL: Seconds = 0.5;
+/// Why a member that said goodbye is gone.
+const LEFT: &str = "left";
 
 /// What a run is made of.
 pub struct Parts {
@@ -67,8 +75,11 @@ pub(super) struct Actor {
     pub(super) step_tokens: u64,
     pub(super) ended: bool,
     children: Roster,
-    /// Weak, so that the actor ends with the last handle.
-    commands: mpsc::WeakSender<Command>,
+    pub(super) preempt: Preempt,
+    pub(super) gauges: Gauges,
+    pub(super) durable: Durable,
+    /// Answers handed to the ledger and not taken back from it.
+    pub(super) in_flight: usize,
     changes: watch::Sender<u64>,
     end: watch::Sender<Option<RunEnd>>,
 }
@@ -78,6 +89,7 @@ pub fn plan_of(material: &Material) -> Plan {
     let c = &material.config;
     Plan {
         steps: c.run.steps,
+        ranks: c.learner.ranks,
         leased_slots: if material.supervised() { 0 } else { c.rollout.prompts_per_step },
         questions: if c.eval.enabled { material.questions() } else { 0 },
         eval_every: c.eval.every,
@@ -93,11 +105,11 @@ pub fn start(parts: Parts) -> Handle {
     let (commands, inbox) = mpsc::channel(QUEUE);
     let (changes, changes_seen) = watch::channel(0);
     let (end, end_seen) = watch::channel(None);
-    let weak = commands.downgrade();
-    let handle = Handle { commands, changes: changes_seen, end: end_seen };
+    let handle = Handle { commands, works: Works::default(), changes: changes_seen, end: end_seen };
     let plan = plan_of(&parts.material);
     let recovery = parts.recovery;
     metric::COORDINATOR_EPOCH.with([]).set(parts.epoch as f64);
+    gauges::begin(&parts.material, &parts.dir, recovery.checkpoints.first().map(|c| c.name.as_str()));
     let actor = Actor {
         state: RunState::new(plan, recovery.recovered),
         material: parts.material,
@@ -123,7 +135,10 @@ pub fn start(parts: Parts) -> Handle {
         step_tokens: 0,
         ended: false,
         children: parts.children,
-        commands: weak,
+        preempt: Preempt::default(),
+        gauges: Gauges::default(),
+        durable: Durable::default(),
+        in_flight: 0,
         changes,
         end,
     };
@@ -136,12 +151,18 @@ impl Actor {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.react().await;
-        loop {
+        let durable = self.durable.clone();
+        let (mut open, mut burst) = (true, Vec::with_capacity(BURST));
+        // What is being written is answered before the actor ends.
+        while open || self.in_flight > 0 {
             tokio::select! {
-                command = inbox.recv() => match command {
-                    Some(command) => self.handle(command).await,
-                    None => return,
-                },
+                n = inbox.recv_many(&mut burst, BURST), if open => {
+                    open = n > 0;
+                    for command in burst.drain(..) {
+                        self.handle(command).await;
+                    }
+                }
+                () = durable.arrived() => self.recorded().await,
                 _ = ticks.tick() => self.tick().await,
             }
         }
@@ -169,7 +190,7 @@ impl Actor {
             Command::Leave { caller, reply } => {
                 let known = self.known(&caller);
                 if known.is_ok() {
-                    self.lose(&caller.caller_id, "left");
+                    self.lose(&caller.caller_id, LEFT);
                 }
                 drop(reply.send(known));
             }
@@ -191,6 +212,7 @@ impl Actor {
                 self.count_submission(v1::SubmitOutcome::Invalid);
                 drop(reply.send(self.known(&caller)));
             }
+            Command::FormGroup { caller, meeting, reply } => drop(reply.send(self.form_group(&caller, meeting))),
             Command::NextBatch { caller, step, reply } => {
                 let batch = self.next_batch(&caller, step).await;
                 drop(reply.send(batch));
@@ -208,7 +230,12 @@ impl Actor {
                     self.lose(&id, "its process ended");
                 }
             }
-            Command::Recorded { work, tokens, result } => self.recorded(work, tokens, result),
+            Command::GroupGone => {
+                for id in self.state.learners() {
+                    self.lose(&id, "its group ended");
+                }
+            }
+            Command::Preempt => self.preempt().await,
             Command::Status { reply } => drop(reply.send(self.status())),
             Command::Stop { reason, end } => {
                 self.state.stop(&reason);
@@ -234,11 +261,13 @@ impl Actor {
 
     fn join(&mut self, id: &str, member: crate::state::Member) -> Result<Joined, Refusal> {
         let now = self.now();
-        let role = member.role;
+        let (role, rank) = (member.role, member.rank);
         let member = crate::state::Member { joined: now, last_seen: now, ..member };
         self.state.join(now, id, member)?;
-        tracing::info!(id, ?role, "joined");
-        self.wake();
+        tracing::info!(id, ?role, rank, "joined");
+        if role == Role::Learner {
+            self.wake();
+        }
         let start_weights_digest = self.state.digest(0).unwrap_or_default().to_owned();
         let learner = (role == Role::Learner).then(|| self.learner_start());
         Ok(Joined { start_weights_digest, learner })
@@ -246,11 +275,12 @@ impl Actor {
 
     pub(super) fn lose(&mut self, id: &str, why: &str) {
         let taken = self.state.remove(self.now(), id);
+        self.weights.fanout.lose(id);
         tracing::info!(id, why, leases = taken, "member gone");
-        if taken > 0 {
-            metric::COORDINATOR_LEASES_EXPIRED.with(["worker_lost"]).increment(taken);
-            self.wake();
-        }
+        self.gauges.forget(id);
+        let reason = if why == LEFT { "drain" } else { "worker_lost" };
+        metric::COORDINATOR_LEASES_EXPIRED.with([reason]).increment(taken);
+        self.wake();
     }
 
     async fn tick(&mut self) {
@@ -263,16 +293,22 @@ impl Actor {
         }
         let expired = self.state.tick(now);
         let seconds = MISSED_HEARTBEATS * self.state.plan().heartbeat_seconds;
+        let lost = !expired.members.is_empty();
         for (id, pid) in expired.members {
             tracing::info!(id, pid, "lost: no heartbeat");
+            self.weights.fanout.lose(&id);
             self.observer.event(&Event::Lost { id, pid, seconds });
         }
         metric::COORDINATOR_LEASES_EXPIRED.with(["deadline"]).increment(expired.deadline);
         metric::COORDINATOR_LEASES_EXPIRED.with(["worker_lost"]).increment(expired.lost);
-        if expired.deadline + expired.lost > 0 {
+        if expired.deadline + expired.lost > 0 || lost {
             self.wake();
         }
         self.gauges();
+        if let Some(reason) = self.dir.lost().filter(|_| !self.ended) {
+            self.fail(reason).await;
+        }
+        self.preempt_late().await;
         if !self.ended
             && let Some(reason) = self.state.late(now, &self.children.list())
         {
@@ -333,16 +369,5 @@ impl Actor {
         if let Err(e) = self.ledger.commit(vec![write]).await {
             tracing::warn!("{e}");
         }
-    }
-
-    /// Sends the actor itself a command later.
-    pub(super) fn later(&self, command: impl Future<Output = Command> + Send + 'static) {
-        // Held while the command is on its way: what is being written is answered before the actor ends.
-        let Some(commands) = self.commands.upgrade() else { return };
-        tokio::spawn(async move {
-            let command = command.await;
-            // The actor is gone only when the process ends.
-            let _ = commands.send(command).await;
-        });
     }
 }

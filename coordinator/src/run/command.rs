@@ -1,7 +1,9 @@
 //! What the actor can be asked, and the handle that asks it. The channel never leaves this module and `actor`.
 
+use super::works::Works;
 use crate::check::Checked;
-use crate::state::{Beat, CommitVerdict, Grant, Member, PublishVerdict, Refusal, Work};
+use crate::ledger::Write;
+use crate::state::{Beat, CommitVerdict, Formation, Grant, Meeting, Member, PublishVerdict, Refusal, Work};
 use crate::weights::Published;
 use quorum_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,6 +16,8 @@ pub enum RunEnd {
     Failed(String),
     /// Stopped from outside; can be resumed.
     Stopped,
+    /// Checkpointed (or at least durable) and ended, to be resumed: its members wait for it.
+    Preempted,
 }
 
 /// Answer to Join.
@@ -26,7 +30,13 @@ pub struct Joined {
 /// What a worker says about a lease.
 #[derive(Debug)]
 pub enum Answer {
-    Group { checked: Box<Checked>, version: u64, generate_seconds: f64 },
+    /// `row`: what the ledger keeps of a training group, made beside the actor.
+    Group {
+        checked: Box<Checked>,
+        row: Option<Box<Write>>,
+        version: u64,
+        generate_seconds: f64,
+    },
     Failure(String),
 }
 
@@ -58,11 +68,13 @@ pub(super) enum Command {
     WorkOf { caller: v1::Caller, lease: u64, reply: Reply<Option<Work>> },
     Submit { caller: v1::Caller, lease: u64, fence: u64, answer: Answer, reply: Reply<v1::SubmitReply> },
     Invalid { caller: v1::Caller, reason: String, reply: Reply<()> },
+    FormGroup { caller: v1::Caller, meeting: Meeting, reply: Reply<(u64, Formation)> },
     NextBatch { caller: v1::Caller, step: u64, reply: Reply<Batch> },
     Publish { caller: v1::Caller, published: Box<Published>, reply: Reply<PublishVerdict> },
     Commit { request: Box<Committing>, reply: Reply<CommitVerdict> },
     ProcessGone { pid: u32 },
-    Recorded { work: Work, tokens: u64, result: Result<(), String> },
+    GroupGone,
+    Preempt,
     Status { reply: oneshot::Sender<serde_json::Value> },
     Stop { reason: String, end: RunEnd },
 }
@@ -71,6 +83,7 @@ pub(super) enum Command {
 #[derive(Clone)]
 pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
+    pub(super) works: Works,
     pub(super) changes: watch::Receiver<u64>,
     pub(super) end: watch::Receiver<Option<RunEnd>>,
 }
@@ -105,10 +118,17 @@ impl Handle {
 
     /// Leases, and whether the run is complete.
     pub async fn lease(&self, caller: v1::Caller, capacity: u32) -> Result<(Vec<Grant>, bool), Status> {
-        self.ask(|reply| Command::Lease { caller, capacity, reply }).await
+        let (grants, complete) = self.ask(|reply| Command::Lease { caller, capacity, reply }).await?;
+        self.works.remember(&grants);
+        Ok((grants, complete))
     }
 
-    pub async fn work_of(&self, caller: v1::Caller, lease: u64) -> Result<Option<Work>, Status> {
+    /// What a lease is for; it may have ended since.
+    pub async fn work_of(&self, caller: &v1::Caller, lease: u64) -> Result<Option<Work>, Status> {
+        if let Some(work) = self.works.of(lease) {
+            return Ok(Some(work));
+        }
+        let caller = caller.clone();
         self.ask(|reply| Command::WorkOf { caller, lease, reply }).await
     }
 
@@ -126,6 +146,11 @@ impl Handle {
     /// Counts a submission that was found invalid before it reached the state.
     pub async fn invalid(&self, caller: v1::Caller, reason: String) -> Result<(), Status> {
         self.ask(|reply| Command::Invalid { caller, reason, reply }).await
+    }
+
+    /// The group's generation, and where it stands.
+    pub async fn form_group(&self, caller: v1::Caller, meeting: Meeting) -> Result<(u64, Formation), Status> {
+        self.ask(|reply| Command::FormGroup { caller, meeting, reply }).await
     }
 
     pub async fn next_batch(&self, caller: v1::Caller, step: u64) -> Result<Batch, Status> {
@@ -147,10 +172,21 @@ impl Handle {
         let _ = self.commands.try_send(Command::ProcessGone { pid });
     }
 
+    /// The learner ranks of this machine are known to be dead.
+    pub fn group_gone(&self) {
+        // As above.
+        let _ = self.commands.try_send(Command::GroupGone);
+    }
+
     pub async fn status(&self) -> Option<serde_json::Value> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Status { reply }).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Ends the run with the next checkpoint; members wait for it to come back.
+    pub async fn preempt(&self) {
+        let _ = self.commands.send(Command::Preempt).await;
     }
 
     /// Ends the run: members are told to stop, nothing more is granted.

@@ -21,6 +21,8 @@ pub enum Event {
         seconds: f64,
         tokens_per_second: f64,
     },
+    /// A checkpoint is named in the ledger.
+    Checkpoint(crate::ledger::CheckpointRow),
     /// An evaluation is complete.
     Evaluated {
         version: u64,

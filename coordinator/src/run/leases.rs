@@ -1,8 +1,10 @@
 //! Leases and submissions: judge, make durable, answer. Writes of many submissions are under way together; each is answered after its own commit.
 
 use super::actor::Actor;
-use super::command::{Answer, Command, Reply};
+use super::command::{Answer, Reply};
+use super::durable::Recorded;
 use super::event::Event;
+use super::gauges::TRAIN;
 use crate::check::Checked;
 use crate::evaluate::{Outcome, purpose_name};
 use crate::ledger::Write;
@@ -12,9 +14,6 @@ use quorum_core::metric;
 use quorum_core::types::{Group, Purpose};
 use quorum_core::vote::Outcome as VoteOutcome;
 use quorum_proto::v1::{self, SubmitOutcome, SubmitReply};
-
-/// What stands for the data set in metric labels.
-const TRAIN: &str = "train";
 
 fn reply_of(outcome: SubmitOutcome, reason: impl Into<String>) -> SubmitReply {
     SubmitReply { outcome: outcome.into(), reason: reason.into() }
@@ -39,7 +38,7 @@ impl Actor {
             }
         }
         metric::COORDINATOR_LEASES_GRANTED.with([]).increment(grants.len() as u64);
-        Ok((grants, self.ended || self.state.phase() == Phase::Complete))
+        Ok((grants, (self.ended && !self.preempting()) || self.state.phase() == Phase::Complete))
     }
 
     /// Whether the slot's row was given up in an earlier step: its group is empty again, and nobody is asked.
@@ -73,9 +72,9 @@ impl Actor {
         }
         match answer {
             Answer::Failure(reason) => self.failure(caller, lease, fence, &reason, reply).await,
-            Answer::Group { checked, version, generate_seconds } => {
+            Answer::Group { checked, row, version, generate_seconds } => {
                 metric::ROLLOUT_GROUP_DURATION_SECONDS.with([]).record(generate_seconds.max(0.0));
-                self.group(caller, lease, fence, version, *checked, reply).await;
+                self.group(caller, lease, fence, version, (*checked, row), reply).await;
             }
         }
     }
@@ -86,7 +85,7 @@ impl Actor {
         lease: u64,
         fence: u64,
         version: u64,
-        checked: Checked,
+        checked: (Checked, Option<Box<Write>>),
         reply: Reply<SubmitReply>,
     ) {
         let work = self.state.work_of(lease);
@@ -114,13 +113,19 @@ impl Actor {
         let _ = reply.send(Ok(reply_of(outcome, reason)));
     }
 
-    async fn record(&mut self, work: Work, caller: &v1::Caller, checked: Checked, reply: Reply<SubmitReply>) {
+    async fn record(
+        &mut self,
+        work: Work,
+        caller: &v1::Caller,
+        (checked, row): (Checked, Option<Box<Write>>),
+        reply: Reply<SubmitReply>,
+    ) {
         self.count_submission(SubmitOutcome::Accepted);
         let (write, tokens) = match checked {
             Checked::Train(group) => {
                 self.observe_group(&group);
                 let tokens = group.completions.iter().map(|c| c.tokens.len() as u64).sum();
-                match group_write(&group, &caller.caller_id) {
+                match row.map_or_else(|| group_row(&group, &caller.caller_id), |row| Ok(*row)) {
                     Ok(write) => (write, tokens),
                     Err(reason) => return self.fail(reason).await,
                 }
@@ -137,36 +142,36 @@ impl Actor {
         self.write(work, tokens, vec![write]).await;
     }
 
-    /// Hands writes over and comes back as `Recorded` when they are durable.
+    /// Hands writes over; they come back through `recorded` when they are durable.
     async fn write(&mut self, work: Work, tokens: u64, writes: Vec<Write>) {
-        let durable = self.ledger.write(writes).await;
-        self.later(async move {
-            let result = match durable.await {
-                Ok(result) => result.map_err(|e| e.to_string()),
-                Err(_) => Err("the ledger's writer has stopped".into()),
-            };
-            Command::Recorded { work, tokens, result }
-        });
+        self.in_flight += 1;
+        let note = self.durable.note(work, tokens);
+        self.ledger.write_noted(writes, note).await;
     }
 
-    pub(super) fn recorded(&mut self, work: Work, tokens: u64, result: Result<(), String>) {
-        let waiting = self.waiting.remove(&work).unwrap_or_default();
-        if let Err(reason) = result {
-            // Nothing is answered: the callers see the stream end and ask a later coordinator.
-            drop(waiting);
-            self.later(async move { Command::Stop { reason: reason.clone(), end: super::RunEnd::Failed(reason) } });
-            return;
+    /// Books everything that became durable, and answers those who wait for it.
+    pub(super) async fn recorded(&mut self) {
+        for Recorded { work, tokens, result } in self.durable.take() {
+            self.in_flight -= 1;
+            let waiting = self.waiting.remove(&work).unwrap_or_default();
+            if let Err(error) = result {
+                // Nothing is answered: the callers see the stream end and ask a later coordinator.
+                drop(waiting);
+                self.fail(error.to_string()).await;
+                continue;
+            }
+            self.step_tokens += tokens;
+            self.state.recorded(self.now(), work);
+            for (outcome, reply) in waiting {
+                let _ = reply.send(Ok(reply_of(outcome, "")));
+            }
+            let (all, _, _, open) = self.state.counts();
+            self.observer.event(&Event::Progress { done: all - open, all, tokens });
+            if work.purpose != Purpose::Train && self.state.phase() != (Phase::Evaluate { version: work.step }) {
+                self.announce_evaluation(work.step);
+            }
         }
-        self.step_tokens += tokens;
-        self.state.recorded(self.now(), work);
-        for (outcome, reply) in waiting {
-            let _ = reply.send(Ok(reply_of(outcome, "")));
-        }
-        let (all, _, _, open) = self.state.counts();
-        self.observer.event(&Event::Progress { done: all - open, all, tokens });
-        if work.purpose != Purpose::Train && self.state.phase() != (Phase::Evaluate { version: work.step }) {
-            self.announce_evaluation(work.step);
-        }
+        self.react().await;
     }
 
     async fn failure(&mut self, caller: &v1::Caller, lease: u64, fence: u64, reason: &str, reply: Reply<SubmitReply>) {
@@ -246,7 +251,7 @@ impl Actor {
             vote,
             rewards: Vec::new(),
         };
-        group_write(&empty, "")
+        group_row(&empty, "")
     }
 
     fn eval_write(&mut self, work: Work, outcome: Outcome) -> Result<Write, String> {
@@ -276,13 +281,24 @@ impl Actor {
         let outcome: VoteOutcome = group.vote.outcome;
         metric::VOTE_GROUPS.with([TRAIN, outcome.label()]).increment(1);
         let source = self.material.config.rollout.reward.label();
-        for r in &group.rewards {
-            metric::REWARD_VALUE.with([source]).record(f64::from(*r));
-        }
+        let paid = metric::REWARD_VALUE.with([source]);
+        group.rewards.iter().for_each(|r| paid.record(f64::from(*r)));
+        metric::REWARD_GROUP_STD.with([]).record(deviation(&group.rewards));
     }
 }
 
-fn group_write(group: &Group, worker: &str) -> Result<Write, String> {
+/// Standard deviation over all of them.
+fn deviation(rewards: &[f32]) -> f64 {
+    let n = rewards.len().max(1) as f64;
+    let mean = rewards.iter().map(|r| f64::from(*r)).sum::<f64>() / n;
+    (rewards.iter().map(|r| (f64::from(*r) - mean).powi(2)).sum::<f64>() / n).sqrt()
+}
+
+/// What the ledger keeps of a training group.
+///
+/// # Errors
+/// The group cannot be encoded.
+pub(crate) fn group_row(group: &Group, worker: &str) -> Result<Write, String> {
     Ok(Write::Group {
         step: group.step,
         slot: group.slot,

@@ -2,13 +2,18 @@
 
 mod actor;
 mod command;
+mod durable;
 mod event;
+mod gauges;
 mod leases;
+mod preempt;
 mod recover;
 mod status;
 mod steps;
+mod works;
 
 pub use actor::{Parts, plan_of, start};
-pub use command::{Answer, Batch, Committing, Handle, Head, Joined, RunEnd};
+pub use command::{Answer, Batch, Committing, Handle, Head, Joined, RunEnd, status_of};
 pub use event::{Event, Observer};
+pub(crate) use leases::group_row;
 pub use recover::{Recovery, recover};

@@ -1,8 +1,7 @@
-//! The run as JSON for `/status`, and as gauges.
+//! The run as JSON for `/status`.
 
 use super::actor::Actor;
 use crate::state::Phase;
-use quorum_core::metric;
 use quorum_proto::v1::Role;
 use serde_json::{Value, json};
 
@@ -18,21 +17,33 @@ impl Actor {
     pub(super) fn status(&self) -> Value {
         let now = self.now();
         let (tasks, pending, leased, open) = self.state.counts();
+        let held = self.state.held();
         let members: Vec<Value> = self
             .state
             .members()
             .map(|(id, m)| {
+                let (whence, relay) = self.weights.fanout.whence(id);
                 json!({
                     "id": id,
                     "role": role_name(m.role),
+                    "rank": m.rank,
                     "pid": m.pid,
                     "version": m.version,
                     "instruction_set": m.instruction_set,
-                    "leases": self.state.holds(id).len(),
+                    "leases": held.get(id.as_str()).copied().unwrap_or(0),
                     "delivered": m.delivered,
                     "tokens_per_second": m.tokens_per_second,
                     "generated_tokens": m.generated_tokens,
                     "metrics_address": m.metrics_address,
+                    "relay": relay,
+                    "weights": whence.map(|w| json!({
+                        "version": w.version,
+                        "from": if w.source.is_empty() { "coordinator" } else { w.source.as_str() },
+                        "transport": w.transport,
+                        "bytes": w.bytes,
+                        "seconds": w.seconds,
+                        "hops": w.hops,
+                    })),
                     "joined_seconds_ago": now - m.joined,
                     "last_seen_seconds_ago": now - m.last_seen,
                 })
@@ -55,6 +66,12 @@ impl Actor {
             "committed": self.state.committed(),
             "serving_version": self.state.served(),
             "versions_held": self.weights.held(),
+            "learner": {
+                "ranks": self.state.plan().ranks,
+                "formed": self.state.group_formed(),
+                "missing": self.state.missing_ranks(),
+                "generation": self.state.generation(),
+            },
             "tasks": { "all": tasks, "pending": pending, "leased": leased, "open": open },
             "samples": self.samples,
             "quarantined": self.quarantined,
@@ -63,19 +80,5 @@ impl Actor {
             "evaluations": evaluations,
             "last_step": self.last_metrics,
         })
-    }
-
-    pub(super) fn gauges(&self) {
-        let (tasks, pending, leased, open) = self.state.counts();
-        let graded = tasks - open;
-        for (state, n) in [("ready", pending), ("leased", leased), ("graded", graded)] {
-            metric::COORDINATOR_PROMPTS.with([state]).set(n as f64);
-        }
-        metric::COORDINATOR_PROMPTS.with(["quarantined"]).set(self.quarantined as f64);
-        for role in [Role::RolloutWorker, Role::Learner] {
-            let n = self.state.members().filter(|(_, m)| m.role == role).count();
-            metric::COORDINATOR_WORKERS.with([role_name(role), "ready"]).set(n as f64);
-        }
-        metric::LEARNER_STEP.with([]).set(self.state.committed() as f64);
     }
 }

@@ -5,8 +5,9 @@ use super::command::{Batch, Committing, Head};
 use super::event::Event;
 use crate::checkpoints;
 use crate::ledger::{CheckpointRow, Write};
-use crate::state::{CommitVerdict, Phase, PublishVerdict, Refusal, Work};
+use crate::state::{CommitVerdict, Formation, Meeting, Phase, PublishVerdict, Refusal, Work};
 use crate::step_metrics;
+use crate::tensorboard;
 use crate::weights::Published;
 use prost::Message;
 use quorum_core::metric;
@@ -35,7 +36,7 @@ impl Actor {
         caller: &v1::Caller,
         published: Published,
     ) -> Result<PublishVerdict, Refusal> {
-        self.learner_speaks(caller)?;
+        self.first_speaks(caller)?;
         let verdict = self.state.judge_publish(published.version, &published.digest);
         match &verdict {
             PublishVerdict::Keep => {
@@ -61,9 +62,13 @@ impl Actor {
 
     /// The batch of `step`, if it is complete.
     pub(super) async fn next_batch(&mut self, caller: &v1::Caller, step: u64) -> Result<Batch, Refusal> {
-        self.learner_speaks(caller)?;
+        self.known(caller)?;
+        self.state.touch_learner(self.now(), &caller.caller_id, step)?;
         let committed = self.state.committed();
         let nothing = |head| Ok(Batch { head, groups: Vec::new() });
+        if self.ended && self.preempting() {
+            return nothing(Head::Pending);
+        }
         if self.ended || (step >= self.state.plan().steps && committed >= self.state.plan().steps) {
             return nothing(Head::RunComplete);
         }
@@ -79,7 +84,8 @@ impl Actor {
             }
         };
         let expected_digest = self.state.digest(step + 1).filter(|_| replay).unwrap_or_default().to_owned();
-        Ok(Batch { head: Head::Ready { expected_digest, checkpoint: !replay && self.checkpoint_due(step) }, groups })
+        let checkpoint = !replay && self.checkpoint_of(step);
+        Ok(Batch { head: Head::Ready { expected_digest, checkpoint }, groups })
     }
 
     /// Groups of a step in slot order: from the ledger, or from the data itself.
@@ -113,14 +119,14 @@ impl Actor {
         self.checkpoints.get(..keep).unwrap_or(&self.checkpoints)
     }
 
-    fn checkpoint_due(&self, step: u64) -> bool {
+    pub(super) fn checkpoint_due(&self, step: u64) -> bool {
         (step + 1).is_multiple_of(self.material.config.checkpoint.every) || step + 1 == self.state.plan().steps
     }
 
     /// The commit point of a step.
     pub(super) async fn commit(&mut self, request: Committing) -> Result<CommitVerdict, Refusal> {
         let caller = request.caller.clone().unwrap_or_default();
-        self.learner_speaks(&caller)?;
+        self.first_speaks(&caller)?;
         let verdict = self.state.judge_commit(request.step, request.version, &request.weights_digest);
         match &verdict {
             CommitVerdict::Replayed => self.state.learner_lives(self.now()),
@@ -131,6 +137,7 @@ impl Actor {
                     self.fail(reason.clone()).await;
                     return Ok(CommitVerdict::Refused(reason));
                 }
+                self.preempt_with(!request.checkpoint.is_empty()).await;
             }
         }
         Ok(verdict)
@@ -171,13 +178,15 @@ impl Actor {
             };
             self.checkpoints.insert(0, row);
             if let Some(second) = self.checkpoints.get(1) {
-                writes.push(Write::Prune { below: second.steps });
+                let keep = self.material.config.checkpoint.texts_mb.saturating_mul(1_000_000);
+                writes.push(Write::Prune { below: second.steps, keep });
             }
         }
         self.ledger.commit(writes).await.map_err(|e| e.to_string())?;
         self.state.commit(self.now(), step, digest);
         self.dir.append("metrics.jsonl", &metrics).map_err(|e| e.to_string())?;
         self.dir.append("timing.jsonl", &timings).map_err(|e| e.to_string())?;
+        extra(tensorboard::add_step(self.dir.path(), request.version, &metrics, &timings));
         self.after_commit(step, &groups, &metrics, seconds, rate, !request.checkpoint.is_empty());
         Ok(())
     }
@@ -187,6 +196,9 @@ impl Actor {
         if checkpoint {
             metric::CHECKPOINT_LAST_SUCCESS_TIMESTAMP_SECONDS.with([]).set(unix);
             self.dir.prune_checkpoints(&self.checkpoints, self.material.config.checkpoint.keep as usize);
+            if let Some(newest) = self.checkpoints.first() {
+                self.observer.event(&Event::Checkpoint(newest.clone()));
+            }
         }
         let flat = groups.iter().filter(|g| g.rewards.windows(2).all(|w| w[0] == w[1])).count();
         metric::REWARD_ZERO_VARIANCE_GROUPS_RATIO.with([]).set(flat as f64 / groups.len().max(1) as f64);
@@ -205,19 +217,46 @@ impl Actor {
         {
             metric::EVAL_ACCURACY_RATIO.with(["test", mode]).set(value);
         }
+        metric::VOTE_LABEL_ACCURACY_RATIO.with(["test"]).set(figures.vote);
         if let Err(e) = self.dir.write_evaluation(version, self.state.plan().steps, evaluation) {
             tracing::warn!("{e}");
+        }
+        if let Ok(figures) = serde_json::to_value(&figures) {
+            extra(tensorboard::add_evaluation(self.dir.path(), version, &figures));
         }
         self.observer.event(&Event::Evaluated { version, figures });
     }
 
-    fn learner_speaks(&mut self, caller: &v1::Caller) -> Result<(), Refusal> {
+    fn first_speaks(&mut self, caller: &v1::Caller) -> Result<(), Refusal> {
         self.known(caller)?;
-        self.state.touch_learner(self.now(), &caller.caller_id)
+        self.state.touch_first(self.now(), &caller.caller_id)
+    }
+
+    /// A rank asks to meet the others of its group.
+    pub(super) fn form_group(&mut self, caller: &v1::Caller, meeting: Meeting) -> Result<(u64, Formation), Refusal> {
+        self.known(caller)?;
+        let met = self.state.group_formed();
+        let formation = self.state.form_group(self.now(), &caller.caller_id, meeting)?;
+        if !met && self.state.group_formed() {
+            tracing::info!(
+                ranks = self.state.plan().ranks,
+                generation = self.state.generation(),
+                "learner group formed"
+            );
+            self.wake();
+        }
+        Ok((self.state.generation(), formation))
     }
 }
 
 fn absolute(path: impl AsRef<std::path::Path>) -> String {
     let path = path.as_ref();
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).display().to_string()
+}
+
+/// A file that is only looked at is no reason to stop.
+fn extra(written: std::io::Result<()>) {
+    if let Err(e) = written {
+        tracing::warn!("the TensorBoard file cannot be written: {e}");
+    }
 }

@@ -13,12 +13,10 @@ use tonic::{Request, Response, Status};
 
 /// Bytes of a part of a blob.
 const BLOB_PART: usize = 256 << 10;
-/// Bytes of a part of the frozen weights.
-const FROZEN_PART: usize = 1 << 20;
 /// Longest caller id.
 const LONGEST_ID: usize = 128;
 
-type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[derive(Clone)]
 pub(super) struct ClusterService(pub(super) Shared);
@@ -49,9 +47,9 @@ impl ClusterService {
             return refuse(format!("caller_id must have 1 to {LONGEST_ID} bytes"));
         }
         match Role::try_from(request.role) {
-            Ok(Role::Learner) if request.world > 1 || request.rank > 0 => refuse(format!(
-                "this build trains with one learner rank, the caller is rank {} of {}",
-                request.rank, request.world
+            Ok(Role::Learner) if request.world.max(1) != material.config.learner.ranks => refuse(format!(
+                "this run has learner.ranks = {}, the caller is rank {} of {}",
+                material.config.learner.ranks, request.rank, request.world
             )),
             Ok(Role::Unspecified) | Err(_) => refuse(format!("role {} is not known", request.role)),
             Ok(role) => Ok(role),
@@ -62,15 +60,18 @@ impl ClusterService {
 #[tonic::async_trait]
 impl Cluster for ClusterService {
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
+        let address = request.remote_addr().map(|a| a.ip().to_canonical());
         let request = request.into_inner();
         let role = self.admit(&request)?;
         let member = Member {
+            rank: request.rank,
             pid: request.pid,
             metrics_address: request.metrics_address,
             instruction_set: request.instruction_set,
             ..Member::new(role, 0.0)
         };
-        let joined = self.0.run.join(request.caller_id, member).await?;
+        let joined = self.0.run.join(request.caller_id.clone(), member).await?;
+        self.0.weights.fanout.join(&request.caller_id, request.relay_address, address);
         let material = &self.0.material;
         Ok(Response::new(v1::JoinReply {
             run_id: self.0.run_id.clone(),
@@ -124,41 +125,30 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::FetchWeightsRequest>,
     ) -> Result<Response<Self::FetchWeightsStream>, Status> {
-        let version = request.into_inner().version;
-        let published = self.0.weights.get(version).ok_or_else(|| {
-            Status::not_found(format!("version {version} is not held; held are {:?}", self.0.weights.held()))
-        })?;
-        metric::WEIGHT_SYNC_BYTES.with(["grpc"]).increment(published.body.size() as u64);
-        let mut offset = 0;
-        let chunks = std::iter::from_fn(move || {
-            let chunk = published.chunk(offset)?;
-            offset += chunk.data.len();
-            Some(Ok(chunk))
-        });
-        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+        super::weights::version(&self.0, request.into_inner()).await.map(Response::new)
     }
 
     type FetchFrozenStream = Parts<v1::WeightChunk>;
 
     async fn fetch_frozen(
         &self,
-        _: Request<v1::FetchFrozenRequest>,
+        request: Request<v1::FetchFrozenRequest>,
     ) -> Result<Response<Self::FetchFrozenStream>, Status> {
-        let frozen = self.0.material.frozen().ok_or_else(|| Status::not_found("this run has no frozen weights"))?;
-        let (source, digest) = (frozen.source.clone(), frozen.digest.clone());
-        metric::WEIGHT_SYNC_BYTES.with(["grpc"]).increment(source.total());
-        let mut offset = 0;
-        let chunks = std::iter::from_fn(move || {
-            let data = Bytes::from(source.read(offset, FROZEN_PART));
-            let at = offset;
-            offset += data.len() as u64;
-            let chunk_digest = Bytes::copy_from_slice(blake3::hash(&data).as_bytes());
-            let total = source.total();
-            let weights_digest = digest.clone();
-            (!data.is_empty())
-                .then(|| Ok(v1::WeightChunk { version: 0, offset: at, total, data, chunk_digest, weights_digest }))
-        });
-        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+        super::weights::frozen(&self.0, request.get_ref()).map(Response::new)
+    }
+
+    async fn locate_weights(
+        &self,
+        request: Request<v1::LocateWeightsRequest>,
+    ) -> Result<Response<v1::LocateWeightsReply>, Status> {
+        super::weights::locate(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn report_weights(
+        &self,
+        request: Request<v1::ReportWeightsRequest>,
+    ) -> Result<Response<v1::ReportWeightsReply>, Status> {
+        super::weights::report(&self.0, request.into_inner()).map(Response::new)
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {

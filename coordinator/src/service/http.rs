@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
+use std::path::Path;
 
 #[derive(Clone)]
 struct Page {
@@ -18,12 +19,15 @@ struct Page {
 
 /// Routes of the page.
 pub(super) fn router(shared: Shared, metrics: PrometheusHandle) -> Router {
+    let ledger = Path::new(&shared.material.config.run.dir).join("ledger.db");
+    let source = crate::web::Source::live(&ledger, shared.material.clone(), &shared.run_id, shared.run.clone());
     Router::new()
         .route("/metrics", get(metrics_page))
         .route("/healthz", get(health))
         .route("/status", get(status))
         .route("/sd", get(discovery))
         .with_state(Page { shared, metrics })
+        .merge(crate::web::router(source))
 }
 
 async fn metrics_page(State(page): State<Page>) -> Response {

@@ -3,15 +3,15 @@
 use super::Shared;
 use super::poll::Wait;
 use crate::run::{Batch, Head};
-use crate::state::{CommitVerdict, PublishVerdict, Work};
+use crate::state::{CommitVerdict, Formation, Meeting, PublishVerdict, Work};
 use crate::weights::Upload;
 use quorum_core::types::Purpose;
 use quorum_proto::v1::batch_part::Part;
 use quorum_proto::v1::learner_server::Learner;
-use quorum_proto::v1::{self, BatchState};
+use quorum_proto::v1::{self, BatchState, GroupState};
 use std::path::Path;
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -44,6 +44,28 @@ impl LearnerService {
 
 #[tonic::async_trait]
 impl Learner for LearnerService {
+    async fn form_group(&self, request: Request<v1::FormGroupRequest>) -> Result<Response<v1::FormGroupReply>, Status> {
+        let r = request.into_inner();
+        let caller = r.caller.unwrap_or_default();
+        let meeting = Meeting { rank: r.rank, world: r.world, transport: r.transport, collective_id: r.collective_id };
+        let mut wait = Wait::new(&self.0.run, r.wait_seconds);
+        let mut answer = self.0.run.form_group(caller.clone(), meeting.clone()).await?;
+        while matches!(answer.1, Formation::Pending { .. }) && wait.again().await? {
+            answer = self.0.run.form_group(caller.clone(), meeting.clone()).await?;
+        }
+        let (generation, formation) = answer;
+        let reply = v1::FormGroupReply { generation, ..Default::default() };
+        Ok(Response::new(match formation {
+            Formation::Pending { missing } => {
+                v1::FormGroupReply { state: GroupState::Pending.into(), missing, ..reply }
+            }
+            Formation::Ready { collective_id, members } => {
+                v1::FormGroupReply { state: GroupState::Ready.into(), collective_id, members, ..reply }
+            }
+            Formation::Refused(reason) => v1::FormGroupReply { state: GroupState::Refused.into(), reason, ..reply },
+        }))
+    }
+
     type NextBatchStream = Pin<Box<dyn Stream<Item = Result<v1::BatchPart, Status>> + Send>>;
 
     async fn next_batch(
@@ -65,7 +87,6 @@ impl Learner for LearnerService {
         &self,
         request: Request<Streaming<v1::PublishChunk>>,
     ) -> Result<Response<v1::PublishReply>, Status> {
-        let began = Instant::now();
         let mut stream = request.into_inner();
         let no = |reason: String| Ok(Response::new(v1::PublishReply { accepted: false, reason }));
         let mut caller = None;
@@ -98,7 +119,6 @@ impl Learner for LearnerService {
             }
         };
         let verdict = self.0.run.publish(caller.unwrap_or_default(), published).await?;
-        super::server::observe("publish", began);
         match verdict {
             PublishVerdict::Keep | PublishVerdict::Known => {
                 Ok(Response::new(v1::PublishReply { accepted: true, reason: String::new() }))
@@ -108,9 +128,7 @@ impl Learner for LearnerService {
     }
 
     async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitReply>, Status> {
-        let began = Instant::now();
         let verdict = self.0.run.commit(request.into_inner()).await?;
-        super::server::observe("commit", began);
         Ok(Response::new(match verdict {
             CommitVerdict::Fresh | CommitVerdict::Replayed => v1::CommitReply { accepted: true, reason: String::new() },
             CommitVerdict::Refused(reason) | CommitVerdict::Diverged(reason) => {

@@ -1,6 +1,7 @@
 //! Binding: loopback unless the run is protected, and clear words when a port is taken.
 
 use quorum_core::config::ClusterSection;
+use quorum_core::tls::may_listen;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use tokio::net::{TcpListener, TcpSocket};
@@ -14,13 +15,9 @@ pub enum ListenError {
     #[error("{key} = \"{address}\" is no address: {reason}; give HOST:PORT, e.g. 127.0.0.1:7070")]
     Address { key: &'static str, address: String, reason: String },
     #[error(
-        "{key} = \"{address}\" reaches beyond this machine: set cluster.tls_cert, cluster.tls_key and cluster.token_file, or allow it with --insecure"
+        "{key} = \"{address}\" reaches beyond this machine: set cluster.tls_cert, cluster.tls_key and cluster.token_file (`coordinator certs DIR` makes them), or allow it with --insecure"
     )]
     Open { key: &'static str, address: String },
-    #[error(
-        "{key} = \"{address}\" reaches beyond this machine, and the HTTP page has no TLS: bind it to loopback, or allow it with --insecure"
-    )]
-    OpenHttp { key: &'static str, address: String },
     #[error(
         "port in use: cannot listen on {address}; stop what listens there, or choose another with --set {key}=127.0.0.1:PORT (0 = any)"
     )]
@@ -51,17 +48,14 @@ pub fn bind(cluster: &ClusterSection) -> Result<Sockets, ListenError> {
 pub fn addresses(cluster: &ClusterSection) -> Result<(SocketAddr, SocketAddr), Vec<ListenError>> {
     let mut wrong = Vec::new();
     let mut keep = |found: Result<SocketAddr, ListenError>| found.map_err(|e| wrong.push(e)).ok();
-    let guarded = !cluster.tls_cert.is_empty() && !cluster.token_file.is_empty();
-    let grpc = keep(address("cluster.listen", &cluster.listen).and_then(|a| {
-        let safe = a.ip().is_loopback() || guarded || cluster.insecure;
-        let open = ListenError::Open { key: "cluster.listen", address: cluster.listen.clone() };
-        if safe { Ok(a) } else { Err(open) }
-    }));
-    let http = keep(address("cluster.http", &cluster.http).and_then(|a| {
-        let safe = a.ip().is_loopback() || cluster.insecure;
-        let open = ListenError::OpenHttp { key: "cluster.http", address: cluster.http.clone() };
-        if safe { Ok(a) } else { Err(open) }
-    }));
+    let (tls, token) = (!cluster.tls_cert.is_empty(), !cluster.token_file.is_empty());
+    let mut safe = |key: &'static str, text: &str| {
+        keep(address(key, text).and_then(|a| match may_listen(a, tls, token, cluster.insecure) {
+            true => Ok(a),
+            false => Err(ListenError::Open { key, address: text.to_owned() }),
+        }))
+    };
+    let (grpc, http) = (safe("cluster.listen", &cluster.listen), safe("cluster.http", &cluster.http));
     match (grpc, http) {
         (Some(grpc), Some(http)) => Ok((grpc, http)),
         _ => Err(wrong),
@@ -108,6 +102,9 @@ mod tests {
         assert_eq!(message(&c), "");
         let mut c = section("127.0.0.1:0", "0.0.0.0:0");
         assert!(message(&c).contains("cluster.http"));
+        (c.tls_cert, c.tls_key) = ("cert.pem".into(), "key.pem".into());
+        assert!(message(&c).contains("cluster.token_file"), "the page needs both, too");
+        c.tls_cert.clear();
         c.insecure = true;
         assert_eq!(message(&c), "");
     }

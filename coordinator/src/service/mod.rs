@@ -5,11 +5,13 @@ mod cluster;
 mod http;
 mod learner;
 mod listen;
+mod observe;
+mod page;
 mod poll;
 mod rollout;
 mod server;
+mod weights;
 
-pub use auth::read_token;
 pub use listen::{ListenError, Sockets, addresses, bind};
 pub use server::{ServeError, Server, serve};
 

@@ -2,13 +2,12 @@
 
 use super::Shared;
 use super::poll::Wait;
-use crate::check::check;
-use crate::run::Answer;
+use crate::check::{Checked, check};
+use crate::run::{Answer, group_row};
 use crate::state::{Grant, Work};
 use quorum_core::types::Group;
 use quorum_proto::v1::rollout_server::Rollout;
 use quorum_proto::v1::{self, SubmitOutcome};
-use std::time::Instant;
 use tonic::{Request, Response, Status};
 
 #[derive(Clone)]
@@ -36,13 +35,17 @@ impl RolloutService {
     }
 
     /// Reads and checks the group of a submission.
-    fn answer(&self, work: Work, submission: v1::SubmitRequest) -> Result<Answer, String> {
+    fn answer(&self, caller: &v1::Caller, work: Work, submission: v1::SubmitRequest) -> Result<Answer, String> {
         let message = submission.group.ok_or("neither a group nor a failure was submitted")?;
         let group = Group::try_from(message).map_err(|e| e.to_string())?;
         let version = group.version;
         // The version is judged by the state: a stale one is no malformed group.
         let checked = check(&self.0.material, work, version, group)?;
-        Ok(Answer::Group { checked: Box::new(checked), version, generate_seconds: submission.generate_seconds })
+        let row = match &checked {
+            Checked::Train(group) => Some(Box::new(group_row(group, &caller.caller_id)?)),
+            Checked::Eval(_) => None,
+        };
+        Ok(Answer::Group { checked: Box::new(checked), row, version, generate_seconds: submission.generate_seconds })
     }
 }
 
@@ -52,24 +55,21 @@ impl Rollout for RolloutService {
         let r = request.into_inner();
         let caller = r.caller.unwrap_or_default();
         let capacity = r.capacity;
-        let began = Instant::now();
         let mut wait = Wait::new(&self.0.run, r.wait_seconds);
         let (mut grants, mut run_complete) = self.0.run.lease(caller.clone(), capacity).await?;
         while grants.is_empty() && !run_complete && wait.again().await? {
             (grants, run_complete) = self.0.run.lease(caller.clone(), capacity).await?;
         }
         let leases = grants.into_iter().map(|g| self.grant(g)).collect::<Result<_, _>>()?;
-        super::server::observe("lease", began);
         Ok(Response::new(v1::LeaseReply { leases, run_complete }))
     }
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
-        let began = Instant::now();
         let mut r = request.into_inner();
         let caller = r.caller.take().unwrap_or_default();
         let (lease, fence) = (r.lease_id, r.fence);
         let reply = |outcome: SubmitOutcome, reason: String| v1::SubmitReply { outcome: outcome.into(), reason };
-        let Some(work) = self.0.run.work_of(caller.clone(), lease).await? else {
+        let Some(work) = self.0.run.work_of(&caller, lease).await? else {
             return Ok(Response::new(reply(
                 SubmitOutcome::StaleFence,
                 format!("lease {lease} is not known (any more)"),
@@ -77,7 +77,7 @@ impl Rollout for RolloutService {
         };
         let answer = match r.failure.is_empty() {
             false => Ok(Answer::Failure(std::mem::take(&mut r.failure))),
-            true => self.answer(work, r),
+            true => self.answer(&caller, work, r),
         };
         let answered = match answer {
             Ok(answer) => self.0.run.submit(caller, lease, fence, answer).await?,
@@ -86,7 +86,6 @@ impl Rollout for RolloutService {
                 reply(SubmitOutcome::Invalid, reason)
             }
         };
-        super::server::observe("submit", began);
         Ok(Response::new(answered))
     }
 }

@@ -1,26 +1,27 @@
 //! Runs both servers until they are told to stop.
 
 use super::Shared;
-use super::auth::{Guard, read_token};
+use super::auth::Guard;
 use super::cluster::ClusterService;
 use super::http;
 use super::learner::LearnerService;
 use super::listen::Sockets;
+use super::observe::Observed;
+use super::page;
 use super::rollout::RolloutService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use quorum_core::config::ClusterSection;
-use quorum_core::metric;
+use quorum_core::token::Token;
 use quorum_proto::v1::cluster_server::ClusterServer;
 use quorum_proto::v1::learner_server::LearnerServer;
 use quorum_proto::v1::rollout_server::RolloutServer;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Identity, ServerTlsConfig};
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 /// Without keepalive a call hangs for ever after a partition.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -66,10 +67,11 @@ pub fn serve(
     page: PrometheusHandle,
 ) -> Result<Server, ServeError> {
     let (stop, stopped) = watch::channel(false);
-    let guard = Guard(match cluster.token_file.as_str() {
+    let token = match cluster.token_file.as_str() {
         "" => None,
-        path => Some(Arc::from(read_token(Path::new(path)).map_err(ServeError::Token)?)),
-    });
+        path => Some(Token::read("cluster.token_file", Path::new(path)).map_err(ServeError::Token)?),
+    };
+    let guard = Guard(token.clone());
     let limit = cluster.max_message_bytes;
     let mut builder = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -81,10 +83,10 @@ pub fn serve(
     }
     macro_rules! guarded {
         ($server:ident, $service:expr) => {
-            InterceptedService::new(
+            Observed(InterceptedService::new(
                 $server::new($service).max_decoding_message_size(limit).max_encoding_message_size(limit),
                 guard.clone(),
-            )
+            ))
         };
     }
     let router = builder
@@ -103,8 +105,9 @@ pub fn serve(
         }
     });
     let app = http::router(shared.clone(), page);
+    let pages = page::serve(sockets.http, app, cluster, token.as_ref(), signal(stopped))?;
     let http = tokio::spawn(async move {
-        if let Err(e) = axum::serve(sockets.http, app).with_graceful_shutdown(signal(stopped)).await {
+        if let Err(e) = pages.await {
             tracing::error!("HTTP server: {e}");
         }
     });
@@ -116,7 +119,11 @@ fn tls(cluster: &ClusterSection) -> Result<ServerTlsConfig, ServeError> {
         std::fs::read(path).map_err(|e| ServeError::File { key, path: path.to_owned(), reason: e.to_string() })
     };
     let (cert, key) = (read("cluster.tls_cert", &cluster.tls_cert)?, read("cluster.tls_key", &cluster.tls_key)?);
-    Ok(ServerTlsConfig::new().identity(Identity::from_pem(cert, key)))
+    let tls = ServerTlsConfig::new().identity(Identity::from_pem(cert, key));
+    Ok(match cluster.tls_client_ca.as_str() {
+        "" => tls,
+        path => tls.client_ca_root(Certificate::from_pem(read("cluster.tls_client_ca", path)?)),
+    })
 }
 
 /// tonic hides the cause behind "transport error".
@@ -128,9 +135,4 @@ fn describe(error: &dyn std::error::Error) -> String {
         cause = e.source();
     }
     text
-}
-
-/// Records the latency of a call that was answered.
-pub(super) fn observe(method: &str, began: Instant) {
-    metric::COORDINATOR_RPC_DURATION_SECONDS.with([method, "ok"]).record(began.elapsed().as_secs_f64());
 }

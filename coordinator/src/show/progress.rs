@@ -86,7 +86,7 @@ impl Progress {
             println!("{line}");
             return;
         }
-        self.say(&shown, &format!("run directory {run_dir} · gRPC {grpc} · http://{http}/status"));
+        self.say(&shown, &format!("run directory {run_dir} · gRPC {grpc} · http://{http}/"));
         let aside = |n: u64| if n == 0 { String::new() } else { format!(" ({n} set aside)") };
         let held_out = match questions {
             0 => "no held-out questions".to_owned(),
@@ -180,6 +180,7 @@ impl Observer for Progress {
             }
             Event::Evaluated { version, figures } => self.say(&shown, &evaluated(*version, figures)),
             Event::Lost { id, pid, seconds } => self.say(&shown, &lost(id, *pid, *seconds)),
+            Event::Checkpoint(_) => {}
             Event::Note(text) => self.say(&shown, text),
         }
     }
@@ -212,7 +213,7 @@ fn json_line(event: &Event) -> Option<Value> {
     Some(match event {
         Event::Phase(phase) => phase_line(*phase),
         // Too many to be of use in a log.
-        Event::Progress { .. } => return None,
+        Event::Progress { .. } | Event::Checkpoint(_) => return None,
         // Steps are counted from 1, as the bar does: `step` of `steps` are done.
         Event::Step { step, steps, metrics, seconds, tokens_per_second } => {
             json!({"event": "step", "step": step + 1, "steps": steps, "seconds": seconds, "tokens_per_second": tokens_per_second, "metrics": metrics})

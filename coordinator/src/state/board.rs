@@ -239,8 +239,17 @@ impl Board {
     }
 
     /// Live leases of a holder.
+    #[cfg(test)]
     pub(super) fn held_by<'a>(&'a self, holder: &'a str) -> impl Iterator<Item = u64> + 'a {
         self.leases.iter().filter(move |(_, l)| l.holder == holder).map(|(id, _)| *id)
+    }
+
+    /// How many live leases each holder has.
+    pub(super) fn held(&self) -> HashMap<&str, usize> {
+        self.leases.values().fold(HashMap::new(), |mut held, lease| {
+            *held.entry(lease.holder.as_str()).or_default() += 1;
+            held
+        })
     }
 
     /// Everyone who holds a lease, in order.

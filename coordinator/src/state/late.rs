@@ -15,29 +15,49 @@ impl RunState {
         if self.phase == Phase::Complete {
             return None;
         }
-        let join = self.plan.join_seconds;
-        let learner = self.members.learner();
         let served = self.served == Some(self.committed);
-        match learner {
-            None if self.needs_learner() => {
-                let waited = now - self.learner_gone_at;
-                (waited > join).then(|| {
-                    format!(
-                        "no learner has joined for {join:.0} s while {}; {} (cluster.join_seconds sets the limit)",
-                        self.phase.describe(),
-                        missing(launched, "learner", "start one with `learner --coordinator URL`, or use --workers N")
-                    )
-                })
-            }
-            Some(id) if !served || matches!(self.phase, Phase::Train { .. }) => {
-                let limit = self.plan.step_seconds;
-                (now - self.progress_at > limit).then(|| {
-                    let who = self.who(id);
-                    format!("learner {who} has made no progress for {limit:.0} s while {} (cluster.step_seconds sets the limit)", self.phase.describe())
-                })
-            }
-            _ => self.late_workers(now, launched),
+        if self.needs_learner() && !self.group_formed() {
+            return self.late_ranks(now, launched);
         }
+        if self.group_formed() && (!served || matches!(self.phase, Phase::Train { .. })) {
+            let limit = self.plan.step_seconds;
+            return (now - self.progress_at > limit).then(|| {
+                let who = self.slowest().join(", ");
+                let phase = self.phase.describe();
+                format!("learner {who} has made no progress for {limit:.0} s while {phase} (cluster.step_seconds sets the limit)")
+            });
+        }
+        self.late_workers(now, launched)
+    }
+
+    fn late_ranks(&self, now: Seconds, launched: &[(String, u32)]) -> Option<String> {
+        let join = self.plan.join_seconds;
+        (now - self.learner_gone_at > join).then(|| {
+            let (ranks, absent) = (self.plan.ranks, self.missing_ranks());
+            let who = match ranks {
+                0 | 1 => "no learner has joined".to_owned(),
+                _ if absent.len() == 1 => format!("learner rank {} of {ranks} has not joined its group", absent[0]),
+                _ => format!("learner ranks {} of {ranks} have not joined their group", list(&absent)),
+            };
+            let how = match ranks {
+                0 | 1 => "start one with `learner --coordinator URL`, or use --workers N".to_owned(),
+                n => {
+                    format!("start all with `mpirun -n {n} learner --coordinator URL`, or use --workers N --ranks {n}")
+                }
+            };
+            format!(
+                "{who} for {join:.0} s while {}; {} (cluster.join_seconds sets the limit)",
+                self.phase.describe(),
+                missing(launched, "learner", &how)
+            )
+        })
+    }
+
+    /// Learners that are behind the others, or all if none is.
+    fn slowest(&self) -> Vec<String> {
+        let least = self.members.learners().map(|(_, m)| m.version).min();
+        let behind = self.members.learners().filter(|(_, m)| Some(m.version) == least);
+        behind.map(|(id, _)| self.who(id)).collect()
     }
 
     /// A member by name and process.
@@ -45,7 +65,7 @@ impl RunState {
         named(id, self.members.get(id).map_or(0, |m| m.pid))
     }
 
-    fn needs_learner(&self) -> bool {
+    pub(super) fn needs_learner(&self) -> bool {
         self.served != Some(self.committed) || self.committed < self.plan.steps
     }
 
@@ -75,6 +95,10 @@ impl RunState {
             )
         })
     }
+}
+
+fn list(ranks: &[u32]) -> String {
+    ranks.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Which children were started and have not joined, or what to start.

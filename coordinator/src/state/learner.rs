@@ -1,9 +1,7 @@
 //! What the learner may publish and commit, and in which order. A version known to the ledger may only come back with the same digest (INV-8, INV-10).
 
-use super::members::Refusal;
 use super::phase::Phase;
 use super::run::RunState;
-use quorum_proto::v1::Role;
 
 /// What becomes of a published version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,17 +88,6 @@ impl RunState {
     /// The learner does something that changes nothing, such as a replay.
     pub fn learner_lives(&mut self, now: f64) {
         self.progress_at = self.progress_at.max(now);
-    }
-
-    /// A call that only the learner may make.
-    ///
-    /// # Errors
-    /// The caller is not joined, or is no learner.
-    pub fn touch_learner(&mut self, now: f64, id: &str) -> Result<(), Refusal> {
-        match self.members.touch(id, now)?.role {
-            Role::Learner => Ok(()),
-            _ => Err(Refusal::Forbidden(format!("`{id}` is not the learner"))),
-        }
     }
 
     /// The commit of `step` is durable: the next phase opens.

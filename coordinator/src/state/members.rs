@@ -1,4 +1,4 @@
-//! Who takes part: rollout workers and the learner, and when they were last heard of.
+//! Who takes part: rollout workers and the ranks of the learner, and when they were last heard of.
 
 use super::Seconds;
 use quorum_proto::v1::Role;
@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone)]
 pub struct Member {
     pub role: Role,
+    /// Of a learner in its group.
+    pub rank: u32,
     /// 0 = not told.
     pub pid: u32,
     pub metrics_address: String,
@@ -34,6 +36,7 @@ impl Member {
     pub fn new(role: Role, now: Seconds) -> Self {
         Self {
             role,
+            rank: 0,
             pid: 0,
             metrics_address: String::new(),
             instruction_set: String::new(),
@@ -70,15 +73,21 @@ pub struct Beat {
 #[derive(Debug, Default)]
 pub(super) struct Members {
     by_id: BTreeMap<String, Member>,
+    /// Rollout workers among them: asked for with every lease.
+    workers: usize,
 }
 
 impl Members {
     pub(super) fn insert(&mut self, id: &str, member: Member) {
-        self.by_id.insert(id.to_owned(), member);
+        self.workers += usize::from(member.role == Role::RolloutWorker);
+        let before = self.by_id.insert(id.to_owned(), member);
+        self.workers -= usize::from(before.is_some_and(|m| m.role == Role::RolloutWorker));
     }
 
     pub(super) fn remove(&mut self, id: &str) -> Option<Member> {
-        self.by_id.remove(id)
+        let member = self.by_id.remove(id)?;
+        self.workers -= usize::from(member.role == Role::RolloutWorker);
+        Some(member)
     }
 
     pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Member> {
@@ -90,11 +99,20 @@ impl Members {
     }
 
     pub(super) fn count(&self, role: Role) -> usize {
+        if role == Role::RolloutWorker {
+            return self.workers;
+        }
         self.by_id.values().filter(|m| m.role == role).count()
     }
 
-    pub(super) fn learner(&self) -> Option<&String> {
-        self.by_id.iter().find(|(_, m)| m.role == Role::Learner).map(|(id, _)| id)
+    /// Learners by caller id.
+    pub(super) fn learners(&self) -> impl Iterator<Item = (&String, &Member)> {
+        self.by_id.iter().filter(|(_, m)| m.role == Role::Learner)
+    }
+
+    /// Who holds a rank of the learner.
+    pub(super) fn rank(&self, rank: u32) -> Option<&String> {
+        self.learners().find(|(_, m)| m.rank == rank).map(|(id, _)| id)
     }
 
     pub(super) fn get(&self, id: &str) -> Option<&Member> {

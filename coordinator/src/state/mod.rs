@@ -3,6 +3,9 @@
 //! It knows slots, not prompts: which row stands in a slot is a pure function of (seed, step, slot) and belongs to `material`.
 
 mod board;
+#[cfg(test)]
+mod cases;
+mod group;
 mod late;
 mod learner;
 mod members;
@@ -12,6 +15,7 @@ mod props;
 mod run;
 
 pub use board::{Admission, Grant, Work};
+pub use group::{Formation, Meeting};
 pub use learner::{CommitVerdict, PublishVerdict};
 pub use members::{Beat, Member, Refusal};
 pub use phase::{MISSED_HEARTBEATS, Phase, Plan, Recovered};

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     pub steps: u64,
+    /// Ranks of the learner; at least 1.
+    pub ranks: u32,
     /// Slots of a step; 0 when batches come from the data itself (SFT) and nothing is leased.
     pub leased_slots: u32,
     /// Questions of an evaluation; 0 = no evaluation.

@@ -1,4 +1,5 @@
-//! Attacks on the state machine: random interleavings of joins, losses, late and repeated answers, failures, learners that die, and coordinators that crash.
+//! Attacks on the state machine: random interleavings of joins, losses, late and repeated answers, failures, learner ranks that die, and coordinators
+//! that crash.
 
 use super::*;
 use proptest::prelude::*;
@@ -7,11 +8,13 @@ use quorum_proto::v1::Role;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 const WORKERS: [&str; 3] = ["w0", "w1", "w2"];
-const LEARNER: &str = "l";
+pub(super) const LEARNER: &str = "l";
+pub(super) const RANKS: [&str; 3] = ["l", "l1", "l2"];
 
-fn plan() -> Plan {
+pub(super) fn plan() -> Plan {
     Plan {
         steps: 3,
+        ranks: 1,
         leased_slots: 4,
         questions: 2,
         eval_every: 2,
@@ -34,9 +37,13 @@ enum Op {
     /// The oldest write becomes durable.
     Durable,
     Tick(f64),
-    LearnerJoin,
+    /// Some rank; so below.
+    LearnerJoin(usize),
+    LearnerMeet(usize),
     LearnerStep,
-    LearnerLeave,
+    LearnerLeave(usize),
+    /// Another process claims a rank.
+    Intruder(usize),
     Crash,
 }
 
@@ -51,14 +58,23 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (w, 0usize..40).prop_map(|(w, n)| Op::Fail(w, n)),
         8 => Just(Op::Durable),
         3 => (0.0f64..4.0).prop_map(Op::Tick),
-        1 => Just(Op::LearnerJoin),
+        4 => (0..RANKS.len()).prop_map(Op::LearnerJoin),
+        6 => (0..RANKS.len()).prop_map(Op::LearnerMeet),
         6 => Just(Op::LearnerStep),
-        1 => Just(Op::LearnerLeave),
+        1 => (0..RANKS.len()).prop_map(Op::LearnerLeave),
+        1 => (0..RANKS.len()).prop_map(Op::Intruder),
         1 => Just(Op::Crash),
     ]
 }
 
-fn digest(version: u64) -> String {
+const ID: &[u8] = b"id";
+
+pub(super) fn meeting(rank: usize, world: usize) -> Meeting {
+    let collective_id = if rank == 0 { ID.into() } else { bytes::Bytes::new() };
+    Meeting { rank: rank as u32, world: world as u32, transport: "nccl".into(), collective_id }
+}
+
+pub(super) fn digest(version: u64) -> String {
     format!("digest-{version}")
 }
 
@@ -74,16 +90,16 @@ struct World {
     durable: HashMap<Work, u32>,
     digests: BTreeMap<u64, String>,
     committed: u64,
-    /// What the present learner holds, if one is joined.
-    learner: Option<u64>,
+    /// Version that each rank holds, if it takes part as far as it knows.
+    learners: Vec<Option<u64>>,
     highest_fence: u64,
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(ranks: usize) -> Self {
         let recovered = Recovered { epoch: 1, ..Recovered::default() };
         Self {
-            state: RunState::new(plan(), recovered),
+            state: RunState::new(Plan { ranks: ranks as u32, ..plan() }, recovered),
             now: 0.0,
             epoch: 1,
             grants: Vec::new(),
@@ -91,13 +107,14 @@ impl World {
             durable: HashMap::new(),
             digests: BTreeMap::new(),
             committed: 0,
-            learner: None,
+            learners: vec![None; ranks],
             highest_fence: 0,
         }
     }
 
     fn apply(&mut self, op: &Op) {
         let before = (self.state.committed(), self.state.served());
+        let generation = self.state.generation();
         match *op {
             Op::Join(w) => {
                 self.state.join(self.now, WORKERS[w], Member::new(Role::RolloutWorker, self.now)).unwrap();
@@ -112,17 +129,20 @@ impl World {
                 self.now += dt;
                 self.tick();
             }
-            Op::LearnerJoin => self.learner_join(),
+            Op::LearnerJoin(r) => self.learner_join(r % self.learners.len()),
+            Op::LearnerMeet(r) => self.learner_meet(r % self.learners.len()),
             Op::LearnerStep => self.learner_step(),
-            Op::LearnerLeave => {
-                self.state.remove(self.now, LEARNER);
-                self.learner = None;
-            }
+            Op::LearnerLeave(r) => self.learner_leave(r % self.learners.len()),
+            Op::Intruder(r) => self.intruder(r % self.learners.len()),
             Op::Crash => return self.crash(),
         }
         // INV-4: nothing goes back inside an epoch.
         assert!(self.state.committed() >= before.0 && self.state.served() >= before.1);
+        assert!(self.state.generation() >= generation);
         assert!(self.state.board.consistent());
+        if self.learners.len() > 1 && self.state.group_formed() && self.committed < plan().steps {
+            assert_eq!(self.state.members.learners().count(), self.learners.len(), "a formed group is whole");
+        }
     }
 
     fn grant(&mut self, w: usize, n: u32) {
@@ -193,16 +213,51 @@ impl World {
         assert!(overdue.is_empty());
     }
 
-    fn learner_join(&mut self) {
-        if self.state.join(self.now, LEARNER, Member::new(Role::Learner, self.now)).is_ok() {
-            // It starts from a checkpoint: here always the one of step 0 or 2.
-            self.learner = Some(if self.committed >= 2 { 2 } else { 0 });
-            self.publish();
+    fn learner_join(&mut self, r: usize) {
+        let formed = self.state.group_formed();
+        let member = Member { rank: r as u32, ..Member::new(Role::Learner, self.now) };
+        self.state.join(self.now, RANKS[r], member).unwrap();
+        // It starts from a checkpoint: here always the one of step 0 or 2.
+        self.learners[r] = Some(if self.committed >= 2 { 2 } else { 0 });
+        if formed && self.learners.len() > 1 && self.state.needs_learner() {
+            assert_eq!(self.state.members.learners().count(), 1, "the others of a formed group are fenced");
+        }
+    }
+
+    fn learner_meet(&mut self, r: usize) {
+        let Some(version) = self.learners[r] else { return };
+        let world = self.learners.len();
+        match self.state.form_group(self.now, RANKS[r], meeting(r, world)) {
+            Ok(Formation::Ready { members, collective_id }) => {
+                assert_eq!(
+                    (members, collective_id),
+                    (RANKS[..world].iter().map(|s| s.to_string()).collect(), ID.into())
+                );
+                assert!(self.learners.iter().all(|l| *l == Some(version)), "all start alike: {:?}", self.learners);
+            }
+            Ok(Formation::Pending { missing }) => assert!(!missing.is_empty() && !missing.contains(&(r as u32))),
+            Ok(Formation::Refused(reason)) => panic!("an honest rank is refused: {reason}"),
+            Err(_) => self.learners[r] = None,
+        }
+    }
+
+    fn learner_leave(&mut self, r: usize) {
+        self.state.remove(self.now, RANKS[r]);
+        self.learners[r] = None;
+    }
+
+    fn intruder(&mut self, r: usize) {
+        let generation = self.state.generation();
+        let held = self.state.members.rank(r as u32).is_some();
+        let member = Member { rank: r as u32, ..Member::new(Role::Learner, self.now) };
+        if held {
+            assert!(matches!(self.state.join(self.now, "other", member), Err(Refusal::Forbidden(_))));
+            assert_eq!(self.state.generation(), generation, "whoever is refused changes nothing");
         }
     }
 
     fn publish(&mut self) {
-        let Some(version) = self.learner else { return };
+        let Some(version) = self.learners[0] else { return };
         let wrong = self.state.judge_publish(version, "other bits");
         if self.digests.contains_key(&version) {
             assert!(matches!(wrong, PublishVerdict::Diverged(_)), "INV-8: known versions keep their bits");
@@ -221,11 +276,24 @@ impl World {
 
     /// Trains the next step if its batch is there: a replay, or the open one.
     fn learner_step(&mut self) {
-        let Some(step) = self.learner else { return };
-        if self.state.touch_learner(self.now, LEARNER).is_err() {
-            self.learner = None;
+        let Some(step) = self.learners[0] else { return };
+        if !self.state.group_formed() && self.state.needs_learner() {
+            assert!(self.state.touch_first(self.now, LEARNER).is_err(), "nobody trains alone");
             return;
         }
+        for (learner, id) in self.learners.iter_mut().zip(RANKS) {
+            if self.state.touch_learner(self.now, id, step).is_err() {
+                *learner = None;
+            }
+        }
+        if self.learners.iter().any(Option::is_none) {
+            return;
+        }
+        for id in &RANKS[1..self.learners.len()] {
+            assert!(self.state.touch_first(self.now, id).is_err(), "rank 0 alone speaks for all");
+        }
+        self.state.touch_first(self.now, LEARNER).unwrap();
+        self.publish();
         let open = self.state.phase() == Phase::Train { step };
         if step >= plan().steps || !(step < self.committed || open) {
             assert_ne!(self.state.judge_commit(step, step + 1, &digest(step + 1)), CommitVerdict::Fresh);
@@ -235,7 +303,7 @@ impl World {
             let slots: HashSet<u32> = self.groups_of(step).collect();
             assert_eq!(slots.len(), 4, "INV-2: a batch is whole");
         }
-        self.learner = Some(step + 1);
+        self.learners.iter_mut().for_each(|l| *l = Some(step + 1));
         self.publish();
         match self.state.judge_commit(step, step + 1, &digest(step + 1)) {
             CommitVerdict::Fresh => {
@@ -260,7 +328,8 @@ impl World {
     fn crash(&mut self) {
         self.epoch += 1;
         self.writing.clear();
-        self.learner = None;
+        let ranks = self.learners.len();
+        self.learners = vec![None; ranks];
         let open = |w: &&Work| w.purpose != Purpose::Train || w.step == self.committed;
         let recovered = Recovered {
             digests: self.digests.clone(),
@@ -268,7 +337,7 @@ impl World {
             done: self.durable.keys().filter(open).copied().collect(),
             epoch: self.epoch,
         };
-        self.state = RunState::new(plan(), recovered);
+        self.state = RunState::new(Plan { ranks: ranks as u32, ..plan() }, recovered);
         assert_eq!(self.state.committed(), self.committed);
         assert_eq!(self.state.served(), None);
     }
@@ -294,9 +363,13 @@ impl World {
             while !self.writing.is_empty() {
                 self.durable_one();
             }
-            if self.learner.is_none() || self.state.touch_learner(self.now, LEARNER).is_err() {
-                self.state.remove(self.now, LEARNER);
-                self.learner_join();
+            for r in 0..self.learners.len() {
+                if self.learners[r].is_none() || self.state.touch_rank(self.now, RANKS[r]).is_err() {
+                    self.learner_join(r);
+                }
+            }
+            for r in 0..self.learners.len() {
+                self.learner_meet(r);
             }
             self.learner_step();
         }
@@ -308,8 +381,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_interleaving_keeps_the_invariants_and_ends(ops in prop::collection::vec(op(), 0..250)) {
-        let mut world = World::new();
+    fn any_interleaving_keeps_the_invariants_and_ends(ranks in 1..4usize, ops in prop::collection::vec(op(), 0..250)) {
+        let mut world = World::new(ranks);
         for op in &ops {
             world.apply(op);
         }
@@ -323,92 +396,4 @@ proptest! {
         prop_assert_eq!([0, 1, 2, 3].map(evaluated), [6, 0, 6, 6]);
         prop_assert_eq!(world.digests.len(), 4);
     }
-}
-
-fn ready() -> RunState {
-    let mut s = RunState::new(Plan { questions: 0, ..plan() }, Recovered { epoch: 1, ..Recovered::default() });
-    s.join(0.0, LEARNER, Member::new(Role::Learner, 0.0)).unwrap();
-    s.published(0.0, 0, &digest(0));
-    s.join(0.0, "w0", Member::new(Role::RolloutWorker, 0.0)).unwrap();
-    s
-}
-
-#[test]
-fn an_overdue_lease_goes_to_another_worker_and_its_first_holder_is_told() {
-    let mut s = ready();
-    let first = s.grant(0.0, "w0", 1).unwrap()[0];
-    s.touch(9.0, "w0").unwrap();
-    s.touch(9.0, LEARNER).unwrap();
-    assert_eq!(s.tick(10.5).deadline, 1);
-    assert_eq!(s.heartbeat(10.5, "w0", 0, 0.0, 0).unwrap().cancelled, [first.lease]);
-    s.join(10.5, "w1", Member::new(Role::RolloutWorker, 10.5)).unwrap();
-    let second = s.grant(10.5, "w1", 1).unwrap()[0];
-    assert_eq!(second.work, first.work);
-    assert!(second.fence > first.fence);
-    let late = s.submit(10.6, "w0", first.lease, first.fence, 0).unwrap();
-    assert!(matches!(late, Admission::StaleFence(_)), "{late:?}");
-    assert_eq!(s.submit(10.7, "w1", second.lease, second.fence, 0).unwrap(), Admission::Record);
-    assert_eq!(s.submit(10.7, "w1", second.lease, second.fence, 0).unwrap(), Admission::Duplicate { durable: false });
-    assert!(s.recorded(10.8, second.work));
-    assert_eq!(s.submit(10.9, "w1", second.lease, second.fence, 0).unwrap(), Admission::Duplicate { durable: true });
-}
-
-#[test]
-fn a_prompt_is_given_up_only_when_two_workers_failed_or_there_is_but_one() {
-    let mut s = ready();
-    s.join(0.0, "w1", Member::new(Role::RolloutWorker, 0.0)).unwrap();
-    let first = s.grant(0.0, "w0", 1).unwrap()[0];
-    assert_eq!(s.fail(0.0, "w0", first.lease, first.fence, "no image").unwrap(), Failure::Requeued);
-    // Not to the same worker again while there is another one.
-    let others = s.grant(0.0, "w0", 9).unwrap();
-    assert_eq!(others.len(), 3);
-    assert!(others.iter().all(|g| g.work != first.work));
-    let second = s.grant(0.0, "w1", 9).unwrap()[0];
-    assert_eq!(second.work, first.work);
-    let given_up = s.fail(0.0, "w1", second.lease, second.fence, "no image").unwrap();
-    assert_eq!(given_up, Failure::Quarantine(vec!["no image".into(), "no image".into()]));
-
-    let mut s = ready();
-    for expected in [Failure::Requeued, Failure::Quarantine(vec!["bad".into(), "bad".into()])] {
-        let g = s.grant(0.0, "w0", 1).unwrap()[0];
-        assert_eq!(s.fail(0.0, "w0", g.lease, g.fence, "bad").unwrap(), expected);
-    }
-}
-
-#[test]
-fn whoever_is_silent_is_lost_with_its_process() {
-    let mut s = ready();
-    s.join(0.0, "w7", Member { pid: 4711, ..Member::new(Role::RolloutWorker, 0.0) }).unwrap();
-    s.touch(4.0, "w0").unwrap();
-    s.touch(4.0, LEARNER).unwrap();
-    assert!(s.tick(5.0).members.is_empty());
-    // If nobody could be heard, nobody was silent.
-    s.forgive(2.0);
-    assert!(s.tick(6.5).members.is_empty());
-    assert_eq!(s.tick(7.5).members, [("w7".to_owned(), 4711)]);
-}
-
-#[test]
-fn whoever_is_late_is_named() {
-    let s = RunState::new(plan(), Recovered::default());
-    assert!(s.late(59.0, &[]).is_none());
-    assert!(s.late(61.0, &[]).unwrap().contains("start one with `learner"));
-    let children = [("learner-0".to_owned(), 71), ("worker-0".to_owned(), 72)];
-    assert!(s.late(61.0, &children).unwrap().contains("late: `learner-0` (process 71); see its log"));
-    let mut s = ready();
-    s.remove(1.0, "w0");
-    assert!(s.late(62.0, &[]).unwrap().contains("no rollout worker"));
-    assert!(s.late(62.0, &children).unwrap().contains("late: `worker-0` (process 72)"));
-    let mut s = ready();
-    s.join(0.0, "w9", Member { pid: 99, ..Member::new(Role::RolloutWorker, 0.0) }).unwrap();
-    assert!(s.late(51.0, &[]).unwrap().contains("`w0`, `w9` (process 99), none asks for work"));
-    s.grant(0.0, "w9", 1).unwrap();
-    assert!(s.late(51.0, &[]).unwrap().contains("late: `w9` (process 99)"));
-    let mut s = ready();
-    for g in s.grant(0.0, "w0", 9).unwrap() {
-        s.submit(0.0, "w0", g.lease, g.fence, 0).unwrap();
-        s.recorded(0.0, g.work);
-    }
-    assert_eq!(s.phase(), Phase::Train { step: 0 });
-    assert!(s.late(61.0, &[]).unwrap().contains("learner `l`"));
 }

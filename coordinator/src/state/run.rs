@@ -2,10 +2,11 @@
 
 use super::Seconds;
 use super::board::{Admission, Board, Grant, Work};
+use super::group::Group;
 use super::members::{Beat, Member, Members, Refusal};
 use super::phase::{MISSED_HEARTBEATS, Phase, Plan, Recovered};
 use quorum_proto::v1::Role;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Leases taken back.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,6 +45,7 @@ pub struct RunState {
     pub(super) offered: Option<(u64, String)>,
     pub(super) board: Board,
     pub(super) members: Members,
+    pub(super) group: Group,
     pub(super) done: HashSet<Work>,
     pub(super) progress_at: Seconds,
     pub(super) learner_gone_at: Seconds,
@@ -63,6 +65,7 @@ impl RunState {
             offered: None,
             board: Board::new(recovered.epoch),
             members: Members::default(),
+            group: Group::default(),
             done: recovered.done,
             progress_at: 0.0,
             learner_gone_at: 0.0,
@@ -130,20 +133,22 @@ impl RunState {
         }
     }
 
-    /// A process joins or comes back. One learner at a time.
+    /// A process joins or comes back. One process a rank of the learner.
     pub fn join(&mut self, now: Seconds, id: &str, member: Member) -> Result<(), Refusal> {
         if id.is_empty() {
             return Err(Refusal::Forbidden("caller_id is empty".into()));
         }
-        if member.role == Role::Learner {
-            if let Some(other) = self.members.learner().filter(|other| *other != id) {
-                return Err(Refusal::Forbidden(format!("learner `{other}` has already joined; a run has one")));
-            }
+        let learner = member.role == Role::Learner;
+        if learner {
+            self.admit_rank(id, member.rank)?;
             self.progress_at = self.progress_at.max(now);
         }
         // A process that comes back under its name has lost what it was working on.
         self.remove(now, id);
         self.members.insert(id, member);
+        if learner {
+            self.rank_joined();
+        }
         Ok(())
     }
 
@@ -171,7 +176,7 @@ impl RunState {
     pub fn remove(&mut self, now: Seconds, id: &str) -> u64 {
         let Some(member) = self.members.remove(id) else { return 0 };
         match member.role {
-            Role::Learner => self.learner_gone_at = now,
+            Role::Learner => self.rank_gone(now, member.rank),
             _ if self.members.count(Role::RolloutWorker) == 0 => self.workers_gone_at = now,
             _ => {}
         }
@@ -216,7 +221,13 @@ impl RunState {
         self.board.work_of(lease)
     }
 
+    /// How many live leases each member holds.
+    pub fn held(&self) -> HashMap<&str, usize> {
+        self.board.held()
+    }
+
     /// Live leases of `id`.
+    #[cfg(test)]
     pub fn holds(&self, id: &str) -> Vec<u64> {
         let mut held: Vec<u64> = self.board.held_by(id).collect();
         held.sort_unstable();

@@ -52,7 +52,7 @@ impl Worker {
         if let Some(w) = self.weights.get(&version) {
             return Ok(w.clone());
         }
-        let request = v1::FetchWeightsRequest { caller: Some(self.caller()), version };
+        let request = v1::FetchWeightsRequest { caller: Some(self.caller()), version, ..Default::default() };
         let mut stream = self.cluster.fetch_weights(request).await?.into_inner();
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.message().await? {

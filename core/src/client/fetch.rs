@@ -1,8 +1,12 @@
-//! Fetching blobs and weights as streams of chunks, every byte checked against its digest before use (INV-8).
+//! Fetching blobs and weights as streams of chunks, every byte checked against its digest before use (INV-8). Weights come from relays, too.
 
+use super::locate::{Delivery, Located, Stream, locate, report};
+use super::transfer::{Sink, damaged, transfer};
 use super::{ClientError, Session};
 use crate::config::Precision;
-use crate::digest::{Sha256, policy_from_le, weight_size};
+use crate::delta;
+use crate::digest::{Sha256, policy_from_le, policy_to_le, weight_size};
+use bytes::Bytes;
 use quorum_proto::v1;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,110 +65,192 @@ pub async fn fetch_blob(session: &Session, hash: &str) -> Result<Arc<[u8]>, Clie
     Ok(bytes.into())
 }
 
-/// A policy version whose slab has `elements` values.
+/// A version as it came.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    pub weights: Arc<Weights>,
+    /// The whole, or a difference.
+    pub stream: Stream,
+    pub delivery: Delivery,
+}
+
+impl Fetched {
+    /// Tells the coordinator that this process holds the version since `seconds` after it asked.
+    pub async fn report(&self, session: &Session, seconds: f64) {
+        let delta = matches!(self.stream, Stream::Delta(..));
+        report(session, Some(self.weights.version), delta, &self.delivery, seconds).await;
+    }
+}
+
+/// A policy version whose slab has `elements` values, as a difference from `base` where the coordinator has one. `also` sees the stream's bytes
+/// as they arrive.
 ///
 /// # Errors
 /// `Missing` if the version is not (or no longer) published, `Damaged` if a chunk or the whole does not have its digest.
-pub async fn fetch_weights(session: &Session, version: u64, elements: usize) -> Result<Weights, ClientError> {
-    let link = &session.link;
-    let request = v1::FetchWeightsRequest { caller: Some(session.caller("")), version };
-    let mut stream = link.call("FetchWeights", CHUNK, link.cluster().fetch_weights(request)).await?;
+pub async fn fetch_weights(
+    session: &Session,
+    version: u64,
+    elements: usize,
+    base: Option<&Weights>,
+    also: &mut dyn Sink,
+) -> Result<Fetched, ClientError> {
+    let have: Vec<u64> = base.map(|b| b.version).into_iter().collect();
+    let located = locate(session, Some(version), &have, &[], also.passive()).await?;
     let mut assembly = Assembly::new(version, elements, session.config.train.precision);
-    let damaged = |reason: String| ClientError::Damaged {
-        url: link.url().into(),
-        what: format!("weights version {version}"),
-        reason,
-    };
-    while let Some(chunk) = link.next("FetchWeights", CHUNK, &mut stream).await? {
-        assembly.add(&chunk).map_err(damaged)?;
+    let (located, delivery) = transfer(session, located, &have, &mut Both(&mut assembly, also)).await?;
+    let stream = located.stream;
+    match assembly.finish(&located, base) {
+        Ok(weights) => Ok(Fetched { weights: weights.into(), stream, delivery }),
+        Err(reason) if matches!(stream, Stream::Delta(..)) => {
+            tracing::warn!(version, reason, "the difference does not lead to the version: it is fetched whole");
+            crate::metric::WEIGHT_SYNC_FAILURES.with(["checksum"]).increment(1);
+            Box::pin(fetch_weights(session, version, elements, None, also)).await
+        }
+        Err(reason) => Err(damaged(session, stream, reason)),
     }
-    assembly.finish().map_err(damaged)
 }
 
-/// The weights that do not learn, `total` bytes, handed to `sink` in order as they arrive. What it was given counts only if this returns Ok.
+/// The weights that do not learn, handed to `sink` as they arrive. What it was given since its last `begin` counts only if this returns Ok.
 ///
 /// # Errors
 /// As for [`fetch_weights`], or what `sink` says.
-pub async fn fetch_frozen(
-    session: &Session,
-    total: u64,
-    mut sink: impl FnMut(&[u8]) -> Result<(), String>,
-) -> Result<(), ClientError> {
-    let link = &session.link;
-    let request = v1::FetchFrozenRequest { caller: Some(session.caller("")) };
-    let mut stream = link.call("FetchFrozen", CHUNK, link.cluster().fetch_frozen(request)).await?;
-    let damaged =
-        |reason: String| ClientError::Damaged { url: link.url().into(), what: "the frozen weights".to_owned(), reason };
-    let (mut have, mut hash) = (0, Sha256::new());
-    while let Some(chunk) = link.next("FetchFrozen", CHUNK, &mut stream).await? {
-        if (chunk.offset, chunk.total) != (have, total) || chunk.data.len() as u64 > total - have {
-            let (at, of) = (chunk.offset, chunk.total);
-            return Err(damaged(format!("a chunk at {at} of {of} does not follow {have} of {total}")));
-        }
-        if blake3::hash(&chunk.data).as_bytes().as_slice() != &chunk.chunk_digest[..] {
-            return Err(damaged(format!("the chunk at {have} has another digest than promised")));
-        }
-        hash.update(&chunk.data);
-        have += chunk.data.len() as u64;
-        sink(&chunk.data).map_err(damaged)?;
+pub async fn fetch_frozen(session: &Session, sink: &mut dyn Sink) -> Result<Delivery, ClientError> {
+    let located = locate(session, None, &[], &[], sink.passive()).await?;
+    if located.digest != session.reply.frozen_digest {
+        let reason = format!("they have SHA-256 {}, Join said {}", located.digest, session.reply.frozen_digest);
+        return Err(damaged(session, Stream::Frozen, reason));
     }
-    let (found, promised) = (hash.finish_hex(), &session.reply.frozen_digest);
-    if have != total || found != *promised {
-        return Err(damaged(format!("{have} of {total} bytes came with SHA-256 {found}, promised was {promised}")));
-    }
-    Ok(())
+    transfer(session, located, &[], sink).await.map(|(_, delivery)| delivery)
 }
 
-/// Puts chunks together; refuses gaps, foreign versions and wrong digests.
+/// Tells the coordinator that this process holds the frozen weights and hands them on.
+pub async fn report_frozen(session: &Session, delivery: &Delivery, seconds: f64) {
+    report(session, None, false, delivery, seconds).await;
+}
+
+/// Two sinks for one stream.
+pub struct Both<'a>(pub &'a mut dyn Sink, pub &'a mut dyn Sink);
+
+impl Sink for Both<'_> {
+    fn begin(&mut self, stream: Stream, total: u64, digest: &str) -> Result<(), String> {
+        self.0.begin(stream, total, digest)?;
+        self.1.begin(stream, total, digest)
+    }
+
+    fn add(&mut self, part: &Bytes) -> Result<(), String> {
+        self.0.add(part)?;
+        self.1.add(part)
+    }
+
+    fn passive(&self) -> bool {
+        self.0.passive() && self.1.passive()
+    }
+}
+
+/// Nobody is interested.
+impl Sink for () {
+    fn begin(&mut self, _: Stream, _: u64, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn add(&mut self, _: &Bytes) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Puts a version together.
 struct Assembly {
     version: u64,
     elements: usize,
     precision: Precision,
     slab: Vec<f32>,
-    digest: Option<String>,
-    hash: Sha256,
+    /// Bytes of a weight that is not complete yet.
+    rest: Vec<u8>,
+    /// Instead of the slab, if that is what comes.
+    delta: Option<Vec<u8>>,
 }
 
 impl Assembly {
     fn new(version: u64, elements: usize, precision: Precision) -> Self {
-        Self { version, elements, precision, slab: Vec::with_capacity(elements), digest: None, hash: Sha256::new() }
+        Self { version, elements, precision, slab: Vec::new(), rest: Vec::new(), delta: None }
     }
 
-    fn add(&mut self, chunk: &v1::WeightChunk) -> Result<(), String> {
+    fn bytes(&self) -> usize {
+        self.elements * weight_size(self.precision)
+    }
+
+    fn finish(mut self, located: &Located, base: Option<&Weights>) -> Result<Weights, String> {
+        if let Some(delta) = self.delta.take() {
+            let base = base.filter(|b| b.digest == located.base_digest && b.slab.len() == self.elements);
+            let base = base.ok_or("it starts from other weights than are held here")?;
+            let (precision, size) = (self.precision, weight_size(self.precision));
+            let old = |from: usize, len: usize| {
+                policy_to_le(base.slab.get(from / size..(from + len) / size).unwrap_or_default(), precision)
+            };
+            let mut hash = Sha256::new();
+            self.slab.reserve_exact(self.elements);
+            let slab = &mut self.slab;
+            delta::decode(&delta, self.elements * size, precision, old, |bytes| {
+                hash.update(bytes);
+                policy_from_le(bytes, precision, slab);
+            })
+            .map_err(|e| e.to_string())?;
+            let found = hash.finish_hex();
+            if found != located.weights_digest {
+                return Err(format!(
+                    "the result has SHA-256 {found}, the coordinator states {}",
+                    located.weights_digest
+                ));
+            }
+        }
+        if self.slab.len() != self.elements || !self.rest.is_empty() {
+            return Err(format!("{} of {} values came", self.slab.len(), self.elements));
+        }
+        Ok(Weights { version: self.version, slab: self.slab, digest: located.weights_digest.clone() })
+    }
+}
+
+impl Sink for Assembly {
+    fn begin(&mut self, stream: Stream, total: u64, _: &str) -> Result<(), String> {
+        self.slab.clear();
+        self.rest.clear();
+        self.delta = None;
+        let want = self.bytes();
+        match stream {
+            Stream::Whole(version) if version == self.version && total == want as u64 => {
+                self.slab.reserve_exact(self.elements);
+                Ok(())
+            }
+            // A difference is offered only if it is less than the whole.
+            Stream::Delta(_, version) if version == self.version && total <= want as u64 => {
+                self.delta = Some(Vec::new());
+                Ok(())
+            }
+            _ => {
+                Err(format!("it has {total} bytes but this model has {want}; does the coordinator use the same model?"))
+            }
+        }
+    }
+
+    fn add(&mut self, part: &Bytes) -> Result<(), String> {
+        if let Some(delta) = &mut self.delta {
+            delta.extend_from_slice(part);
+            return Ok(());
+        }
         let size = weight_size(self.precision);
-        let (have, want) = ((self.slab.len() * size) as u64, (self.elements * size) as u64);
-        if chunk.version != self.version {
-            return Err(format!("a chunk belongs to version {}", chunk.version));
+        let mut part = &part[..];
+        if !self.rest.is_empty() {
+            let (head, tail) = part.split_at(part.len().min(size - self.rest.len()));
+            self.rest.extend_from_slice(head);
+            part = tail;
+            if self.rest.len() == size {
+                policy_from_le(&std::mem::take(&mut self.rest), self.precision, &mut self.slab);
+            }
         }
-        if chunk.total != want {
-            return Err(format!(
-                "it has {} bytes but this model has {want}; does the coordinator use the same model?",
-                chunk.total
-            ));
-        }
-        if chunk.offset != have || have + chunk.data.len() as u64 > want || !chunk.data.len().is_multiple_of(size) {
-            return Err(format!("a chunk of {} bytes at {} does not follow {have}", chunk.data.len(), chunk.offset));
-        }
-        if blake3::hash(&chunk.data).as_bytes().as_slice() != &chunk.chunk_digest[..] {
-            return Err(format!("the chunk at {} has another digest than promised", chunk.offset));
-        }
-        if self.digest.get_or_insert_with(|| chunk.weights_digest.clone()) != &chunk.weights_digest {
-            return Err("its chunks belong to different weights".into());
-        }
-        self.hash.update(&chunk.data);
-        policy_from_le(&chunk.data, self.precision, &mut self.slab);
+        let (whole, rest) = part.split_at(part.len() - part.len() % size);
+        policy_from_le(whole, self.precision, &mut self.slab);
+        self.rest.extend_from_slice(rest);
         Ok(())
-    }
-
-    fn finish(self) -> Result<Weights, String> {
-        if self.slab.len() != self.elements {
-            return Err(format!("it ended after {} of {} values", self.slab.len(), self.elements));
-        }
-        let (found, promised) = (self.hash.finish_hex(), self.digest.unwrap_or_default());
-        if found != promised {
-            return Err(format!("its SHA-256 is {found}, promised was {promised}"));
-        }
-        Ok(Weights { version: self.version, slab: self.slab, digest: found })
     }
 }
 
@@ -173,52 +259,45 @@ mod tests {
     use super::*;
     use crate::digest::{f32_to_le, slab_digest};
 
-    fn chunks(slab: &[f32], version: u64) -> Vec<v1::WeightChunk> {
-        let bytes = f32_to_le(slab);
-        let digest = slab_digest(slab);
-        let cut = |(i, part): (usize, &[u8])| v1::WeightChunk {
-            version,
-            offset: i as u64 * 16,
-            total: bytes.len() as u64,
-            data: part.to_vec().into(),
-            chunk_digest: blake3::hash(part).as_bytes().to_vec().into(),
-            weights_digest: digest.clone(),
+    fn located(stream: Stream, total: usize, slab: &[f32], base: &[f32]) -> Located {
+        Located::of(stream, total as u64, &slab_digest(slab), &slab_digest(base))
+    }
+
+    #[test]
+    fn parts_of_any_size_make_the_same_weights() {
+        let slab: Vec<f32> = (0..21).map(|i| (i as f32).sin()).collect();
+        let bytes = f32_to_le(&slab);
+        for size in 1..bytes.len() {
+            let mut assembly = Assembly::new(3, slab.len(), Precision::F32);
+            assembly.begin(Stream::Whole(3), 4, "").unwrap_err();
+            assembly.begin(Stream::Whole(4), 84, "").unwrap_err();
+            for _ in 0..2 {
+                assembly.begin(Stream::Whole(3), 84, "").unwrap();
+                bytes.chunks(size).for_each(|part| assembly.add(&Bytes::copy_from_slice(part)).unwrap());
+            }
+            let weights = assembly.finish(&located(Stream::Whole(3), 84, &slab, &[]), None).unwrap();
+            assert_eq!((&weights.slab, weights.digest), (&slab, slab_digest(&slab)));
+        }
+    }
+
+    #[test]
+    fn a_difference_counts_only_from_its_base_to_its_result() {
+        let old: Vec<f32> = (0..4000).map(|i| (i as f32).sin()).collect();
+        let new: Vec<f32> = old.iter().map(|v| v * 1.0001).collect();
+        let (a, b) = (f32_to_le(&old), f32_to_le(&new));
+        let piece = |from: usize, len: usize| Some((a[from..from + len].to_vec(), b[from..from + len].to_vec()));
+        let bytes = delta::encode(b.len(), Precision::F32, usize::MAX, piece).unwrap().unwrap();
+        let stream = Stream::Delta(2, 3);
+        let apply = |base: &[f32], located: &Located| {
+            let mut assembly = Assembly::new(3, old.len(), Precision::F32);
+            assembly.begin(stream, bytes.len() as u64, "").unwrap();
+            bytes.chunks(77).for_each(|part| assembly.add(&Bytes::copy_from_slice(part)).unwrap());
+            let base = Weights { version: 2, slab: base.to_vec(), digest: slab_digest(base) };
+            assembly.finish(located, Some(&base))
         };
-        bytes.chunks(16).enumerate().map(cut).collect()
-    }
-
-    fn assemble(chunks: &[v1::WeightChunk], elements: usize) -> Result<Weights, String> {
-        let mut assembly = Assembly::new(3, elements, Precision::F32);
-        chunks.iter().try_for_each(|c| assembly.add(c))?;
-        assembly.finish()
-    }
-
-    #[test]
-    fn whole_weights_arrive_bit_for_bit() {
-        let slab: Vec<f32> = (0..21).map(|i| (i as f32).sin()).collect();
-        let weights = assemble(&chunks(&slab, 3), 21).unwrap();
-        assert_eq!((weights.slab, weights.digest), (slab.clone(), slab_digest(&slab)));
-    }
-
-    #[test]
-    fn a_mixed_short_or_flipped_version_is_refused() {
-        let slab: Vec<f32> = (0..21).map(|i| (i as f32).sin()).collect();
-        let good = chunks(&slab, 3);
-        assert!(assemble(&good[..5], 21).unwrap_err().contains("ended after 20"));
-        assert!(assemble(&good[1..], 21).unwrap_err().contains("does not follow"));
-        assert!(assemble(&chunks(&slab, 4), 21).unwrap_err().contains("version 4"));
-        assert!(assemble(&good, 22).unwrap_err().contains("same model"));
-        let mut flipped = good.clone();
-        let mut data = flipped[2].data.to_vec();
-        data[5] ^= 1;
-        flipped[2].data = data.into();
-        assert!(assemble(&flipped, 21).unwrap_err().contains("another digest"));
-        let other: Vec<f32> = slab.iter().map(|v| v + 1.0).collect();
-        let mut mixed = good.clone();
-        mixed[4] = chunks(&other, 3)[4].clone();
-        assert!(assemble(&mixed, 21).unwrap_err().contains("different weights"));
-        // A forger who adapts every per-chunk field still fails at the whole digest.
-        mixed[4].weights_digest = good[4].weights_digest.clone();
-        assert!(assemble(&mixed, 21).unwrap_err().contains("SHA-256"));
+        let right = located(stream, bytes.len(), &new, &old);
+        assert_eq!(apply(&old, &right).unwrap().slab, new);
+        assert!(apply(&new, &right).unwrap_err().contains("other weights"));
+        assert!(apply(&old, &located(stream, bytes.len(), &old, &old)).unwrap_err().contains("SHA-256"));
     }
 }

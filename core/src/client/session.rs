@@ -28,6 +28,8 @@ pub struct JoinOptions {
     pub instruction_set: String,
     /// Address of the process's own metrics page; empty = none.
     pub metrics_address: String,
+    /// URL of the process's own relay of weights; empty = it hands nothing on.
+    pub relay_address: String,
     pub rank: u32,
     pub world: u32,
     /// How long an absent coordinator is waited for.
@@ -41,6 +43,8 @@ pub struct Session {
     pub reply: Arc<v1::JoinReply>,
     pub config: Arc<RunConfig>,
     caller_id: Arc<str>,
+    /// Where the address came from, if from a file.
+    source: Option<Arc<LinkOptions>>,
 }
 
 impl Session {
@@ -49,11 +53,16 @@ impl Session {
     /// # Errors
     /// `Unreachable` after `patience`, `Refused` at once, `Protocol` if the answer cannot be read or belongs to another configuration.
     pub async fn join(options: &JoinOptions) -> Result<Self, ClientError> {
-        let link = Link::new(&options.link)?;
+        let fixed = if options.link.file().is_none() { Some(Link::new(&options.link)?) } else { None };
         let request = request(options);
-        let reply = retry(link.url(), "Join", &options.caller_id, options.patience, || {
-            let (link, request) = (link.clone(), request.clone());
-            async move { link.call("Join", SHORT, link.cluster().join(request)).await }
+        let url = fixed.as_ref().map_or(options.link.url.as_str(), Link::url).to_owned();
+        let (link, reply) = retry(&url, "Join", &options.caller_id, options.patience, || {
+            let (fixed, request) = (fixed.clone(), request.clone());
+            async move {
+                let link = fixed.map_or_else(|| options.link.found().and_then(|found| Link::new(&found)), Ok)?;
+                let reply = link.call("Join", SHORT, link.cluster().join(request)).await?;
+                Ok((link, reply))
+            }
         })
         .await?;
         let unusable = |reason: String| ClientError::Protocol { url: link.url().into(), call: "Join", reason };
@@ -72,6 +81,7 @@ impl Session {
             reply: Arc::new(reply),
             config: Arc::new(config),
             caller_id: options.caller_id.as_str().into(),
+            source: options.link.file().map(|_| Arc::new(options.link.clone())),
         })
     }
 
@@ -88,13 +98,36 @@ impl Session {
     /// Repeats `attempt` while its error is transient, with jittered exponential pauses, until `patience` is over.
     ///
     /// # Errors
-    /// The first error that is not transient, or `Unreachable` with the last one.
-    pub async fn retry<T, F, A>(&self, call: &'static str, patience: Duration, attempt: F) -> Result<T, ClientError>
+    /// The first error that is not transient, `Fenced` if the coordinator has come up elsewhere, or `Unreachable` with the last error.
+    pub async fn retry<T, F, A>(&self, call: &'static str, patience: Duration, mut attempt: F) -> Result<T, ClientError>
     where
         F: FnMut() -> A,
         A: Future<Output = Result<T, ClientError>>,
     {
-        retry(self.link.url(), call, &self.caller_id, patience, attempt).await
+        retry(self.link.url(), call, &self.caller_id, patience, || {
+            let tried = attempt();
+            async move {
+                let result = tried.await;
+                match self.moved().filter(|_| result.as_ref().is_err_and(ClientError::is_transient)) {
+                    Some(fenced) => Err(fenced),
+                    None => result,
+                }
+            }
+        })
+        .await
+    }
+
+    /// What to say if the coordinator has come up at another address.
+    fn moved(&self) -> Option<ClientError> {
+        let found = self.source.as_ref()?.found().ok()?;
+        let now = Link::new(&found).ok()?;
+        let url = self.link.url().to_owned();
+        (now.url() != url).then(|| ClientError::Fenced { url, reason: format!("it is at {} now", now.url()) })
+    }
+
+    /// How long a relay may be silent.
+    pub fn relay_patience(&self) -> Duration {
+        Duration::from_secs_f64(self.config.cluster.relay_seconds.clamp(0.05, 600.0))
     }
 
     /// Says goodbye; failing to is harmless, the coordinator then waits for the heartbeats to stop.
@@ -119,6 +152,7 @@ fn request(options: &JoinOptions) -> v1::JoinRequest {
         rank: options.rank,
         world: options.world,
         pid: std::process::id(),
+        relay_address: options.relay_address.clone(),
     }
 }
 

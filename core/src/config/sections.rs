@@ -12,11 +12,13 @@ pub struct RunSection {
     pub steps: u64,
     /// Run directory; empty = `runs/<time>-<seed>`. Not part of the digest.
     pub dir: String,
+    /// `s3://BUCKET/PREFIX`: every checkpoint is copied there, with ledger and evaluations; empty = nowhere. Not part of the digest.
+    pub mirror: String,
 }
 
 impl Default for RunSection {
     fn default() -> Self {
-        Self { seed: 1, steps: 100, dir: String::new() }
+        Self { seed: 1, steps: 100, dir: String::new(), mirror: String::new() }
     }
 }
 
@@ -348,11 +350,14 @@ pub struct CheckpointSection {
     pub every: u64,
     /// Newest checkpoints kept; at least 2.
     pub keep: u32,
+    /// Megabytes of responses (texts, tokens, log-probs) of learned steps that stay in the ledger to be looked at; older ones are dropped first.
+    /// Votes and rewards always stay, and so does what a restart would need.
+    pub texts_mb: u64,
 }
 
 impl Default for CheckpointSection {
     fn default() -> Self {
-        Self { every: 10, keep: 2 }
+        Self { every: 10, keep: 2, texts_mb: 256 }
     }
 }
 
@@ -381,10 +386,21 @@ pub struct ClusterSection {
     pub tls_key: String,
     /// CA that workers and learner trust, PEM; empty = none (plain text).
     pub tls_ca: String,
+    /// CA that must have signed the certificate of every caller, PEM; empty = callers need no certificate.
+    pub tls_client_ca: String,
+    /// Certificate and key, PEM, that processes started by `--workers` show; needed with `tls_client_ca`.
+    pub tls_member_cert: String,
+    pub tls_member_key: String,
     /// File with the shared token; empty = none.
     pub token_file: String,
     /// Allows addresses beyond loopback without TLS and token.
     pub insecure: bool,
+    /// Workers that one worker, or the coordinator, hands new weights on to at a time; 0 = all get them from the coordinator.
+    pub relay_fanout: u32,
+    /// Seconds without a sign of life from a relay until its next source is asked.
+    pub relay_seconds: f64,
+    /// Send followers what changed since the version before, where that is less.
+    pub weight_delta: bool,
 }
 
 impl Default for ClusterSection {
@@ -401,10 +417,27 @@ impl Default for ClusterSection {
             tls_cert: String::new(),
             tls_key: String::new(),
             tls_ca: String::new(),
+            tls_client_ca: String::new(),
+            tls_member_cert: String::new(),
+            tls_member_key: String::new(),
             token_file: String::new(),
             insecure: false,
+            relay_fanout: 4,
+            relay_seconds: 5.0,
+            weight_delta: false,
         }
     }
+}
+
+/// How the ranks of a learner group add their gradients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reduction {
+    /// Each rank folds its own lanes, then the library's reduce-scatter: least traffic; the bits depend on the number of ranks.
+    #[default]
+    Fast,
+    /// All lanes travel and are added in lane order: the bits of one rank, whatever the number of ranks.
+    Fixed,
 }
 
 /// `[learner]`
@@ -413,12 +446,16 @@ impl Default for ClusterSection {
 pub struct LearnerSection {
     /// Gradient slabs summed in fixed order; part of what determines the bits (D3).
     pub lanes: u32,
-    /// Threads; 0 = one a core. Not part of the digest: it never changes a bit.
+    /// Threads of one rank; 0 = one a core. Not part of the digest: it never changes a bit.
     pub threads: u32,
+    /// Learner processes that share a step, at most one a lane. Part of the digest only with `reduction = "fast"` and more than one.
+    pub ranks: u32,
+    /// How ranks add their gradients.
+    pub reduction: Reduction,
 }
 
 impl Default for LearnerSection {
     fn default() -> Self {
-        Self { lanes: 8, threads: 0 }
+        Self { lanes: 8, threads: 0, ranks: 1, reduction: Reduction::Fast }
     }
 }

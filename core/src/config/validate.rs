@@ -11,6 +11,11 @@ pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
             wrong.push(message.to_owned());
         }
     };
+    need(
+        c.run.mirror.is_empty()
+            || c.run.mirror.strip_prefix("s3://").is_some_and(|rest| !rest.starts_with('/') && !rest.is_empty()),
+        "run.mirror must be s3://BUCKET/PREFIX, or empty",
+    );
     need(c.rollout.prompts_per_step > 0, "rollout.prompts_per_step must be at least 1");
     need(
         c.rollout.group_size >= 2 || c.objective.kind == ObjectiveKind::Sft,
@@ -82,11 +87,20 @@ pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
         "checkpoint.keep must be at least 2, so that one valid checkpoint is left if the newest is damaged",
     );
     need(c.learner.lanes > 0, "learner.lanes must be at least 1");
+    need(c.learner.ranks > 0, "learner.ranks must be at least 1");
+    let (ranks, lanes) = (c.learner.ranks, c.learner.lanes);
+    need(
+        ranks <= lanes.max(1),
+        &format!(
+            "learner.ranks is {ranks}, but {lanes} lanes have work for {lanes}: set learner.lanes to {ranks} or more"
+        ),
+    );
     for (key, v) in [
         ("lease_seconds", c.cluster.lease_seconds),
         ("heartbeat_seconds", c.cluster.heartbeat_seconds),
         ("join_seconds", c.cluster.join_seconds),
         ("step_seconds", c.cluster.step_seconds),
+        ("relay_seconds", c.cluster.relay_seconds),
     ] {
         need(v > 0.0 && v.is_finite(), &format!("cluster.{key} must be above 0: every wait has a deadline"));
     }
@@ -94,6 +108,14 @@ pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
     need(
         c.cluster.tls_cert.is_empty() == c.cluster.tls_key.is_empty(),
         "cluster.tls_cert and cluster.tls_key belong together: set both or neither",
+    );
+    need(
+        c.cluster.tls_member_cert.is_empty() == c.cluster.tls_member_key.is_empty(),
+        "cluster.tls_member_cert and cluster.tls_member_key belong together: set both or neither",
+    );
+    need(
+        c.cluster.tls_client_ca.is_empty() || !c.cluster.tls_cert.is_empty(),
+        "cluster.tls_client_ca asks callers for certificates, which needs TLS: set cluster.tls_cert and cluster.tls_key",
     );
     need(
         c.rollout.reward != RewardSource::GroundTruth || !c.data.train_labels.is_empty(),

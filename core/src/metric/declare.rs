@@ -71,6 +71,14 @@ pub fn describe() {
     }
 }
 
+/// Sets `quorum_build_info` of this process. `features` are those of the executable, each with whether it was built in; the revision is the value
+/// of QUORUM_REVISION when this crate was built.
+pub fn announce(features: &[(&str, bool)]) {
+    let revision = option_env!("QUORUM_REVISION").unwrap_or("unknown");
+    let built: Vec<&str> = std::iter::once("cpu").chain(features.iter().filter(|f| f.1).map(|f| f.0)).collect();
+    super::BUILD_INFO.with([env!("CARGO_PKG_VERSION"), revision, &built.join(",")]).set(1.0);
+}
+
 macro_rules! catalogue {
     (@count) => { 0 };
     (@count $head:literal $(, $tail:literal)*) => { 1 + catalogue!(@count $($tail),*) };

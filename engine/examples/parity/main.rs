@@ -4,11 +4,12 @@
 mod checks;
 
 fn main() -> std::process::ExitCode {
-    let Some(dir) = std::env::args_os().nth(1) else {
-        eprintln!("usage: parity DIR");
+    let device = std::env::args().nth(2).map_or(Ok(quorum_engine::Device::Cpu), |d| d.parse());
+    let (Some(dir), Ok(device)) = (std::env::args_os().nth(1), device) else {
+        eprintln!("usage: parity DIR [cpu|candle-cpu|cuda:N]");
         return std::process::ExitCode::from(2);
     };
-    match checks::run(std::path::Path::new(&dir)) {
+    match checks::run(std::path::Path::new(&dir), device) {
         Ok(report) => {
             for line in &report.lines {
                 println!("{line}");

@@ -1,20 +1,29 @@
-//! The models of the engine once more, from differentiable candle operations only: the oracle that the `cpu` backend's hand-written
-//! gradients are tested against, and a first path to CUDA (`--features cuda`).
+//! The engine on a candle device: the same plan, batches and objective as the `cpu` backend, on tensors that live on a GPU (or, for
+//! tests, on the CPU). Forward and backward are explicit; candle's automatic differentiation takes no part, so nothing is kept that the
+//! backward pass does not read, and frozen weights cost no gradient.
 //!
-//! It is written to be obviously right and to share nothing with the `cpu` backend: every completion is one whole sequence of its own
-//! (image, prompt and completion run again each time), attention is a dense masked softmax, and patches are never permuted into windows.
-//! It is no backend for training: it keeps every intermediate result and is several times slower.
-//!
-//! candle cuts the gradient silently in its fused operations (`RmsNorm::forward`, `softmax_last_dim`, `rope`, `sdpa`, …), so none of them
-//! is used; `tests/candle_gradient.rs` checks that each tensor gets the gradient that finite differences predict.
+//! `ops` is the seam for fused kernels: plain candle operations stand behind every function of it. What is not promised here is bit
+//! equality between batches: a device picks its kernels by shape. `oracle` is an independent model by automatic differentiation.
 
-mod decoder;
-mod error;
+mod attention;
+mod backend;
+#[cfg(test)]
+mod bf16_tests;
+mod block;
+mod draw;
+#[cfg(feature = "cuda")]
+pub mod fused;
+mod generate;
+mod head;
+mod kv;
+mod layers;
+mod merger;
 mod model;
 mod ops;
-mod policy;
+mod oracle;
+mod rows;
+mod store;
 mod vision;
-mod weights;
 
-pub use error::CandleError;
-pub use model::CandleModel;
+pub(crate) use backend::{Backend, BackendFiller};
+pub use oracle::{CandleError, CandleModel};

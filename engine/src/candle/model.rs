@@ -1,139 +1,173 @@
-//! The candle model as a whole: features, logits, scores of packs, gradients. See the module's introduction for what it is for.
+//! The whole model on a ragged batch of device tensors: embed, splice the images, run the blocks; and the gradient of all of it, as far
+//! down as a trained tensor lies.
 
-use super::decoder::{self, Sequence};
-use super::error::CandleError;
-use super::policy::Allowed;
-use super::vision;
-use super::weights::Weights;
-use crate::types::{Pack, PackScores, PolicyDist};
+use super::block::{Kept, Projected, Tape};
+use super::rows::Rows;
+use super::store::{Grads, Weights};
+use super::vision::Seen;
+use crate::error::EngineError;
+use crate::model::batch::Batch;
+use crate::model::plan::Plan;
+use crate::params::Grads as HostGrads;
 use candle_core::{DType, Device, Tensor};
-use quorum_model::{EncodedImage, EncodedPrompt, Layout, ModelConfig};
-use std::sync::Arc;
 
-/// Qwen2.5-VL or text-only Qwen2 with its own copy of the weights on one device.
-pub struct CandleModel {
-    config: ModelConfig,
-    weights: Weights,
-    device: Device,
-    dtype: DType,
+type Result<T> = std::result::Result<T, EngineError>;
+
+/// What is kept of a block on the way up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeping {
+    Nothing,
+    Input,
+    All,
 }
 
-impl CandleModel {
-    /// A model in f32 from a slab; fails if slab, layout and configuration do not belong together.
-    pub fn new(config: &ModelConfig, layout: Arc<Layout>, slab: &[f32], device: &Device) -> Result<Self, CandleError> {
-        Self::with_dtype(config, layout, slab, device, DType::F32)
+impl Keeping {
+    /// Keeps as much of a block's forward pass on x.
+    pub fn of(self, kept: Kept, x: &Tensor) -> Tape {
+        match self {
+            Self::Nothing => Tape::Nothing,
+            Self::Input => Tape::Input(x.clone()),
+            Self::All => Tape::All(Box::new(kept)),
+        }
+    }
+}
+
+/// How far down a gradient goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach {
+    /// The lowest block of the decoder that it enters.
+    from: usize,
+    vision: bool,
+    keep: Keeping,
+}
+
+impl Reach {
+    /// Forward only.
+    pub const NONE: Self = Self { from: usize::MAX, vision: false, keep: Keeping::Nothing };
+
+    /// For a batch; with `checkpointing` only the blocks' inputs are kept.
+    pub fn of(plan: &Plan, batch: &Batch, checkpointing: bool) -> Self {
+        let nothing = HostGrads::new(&mut []);
+        let vision = !batch.images.is_empty() && plan.vision.as_ref().is_some_and(|v| v.trained(&nothing));
+        let lowest = plan.blocks.iter().position(|b| b.trained(&nothing)).unwrap_or(plan.blocks.len());
+        let keep = if checkpointing { Keeping::Input } else { Keeping::All };
+        Self { from: if vision || plan.embed.trained() { 0 } else { lowest }, vision, keep }
     }
 
-    /// The same in another floating-point type; f64 serves finite differences.
-    pub fn with_dtype(
-        config: &ModelConfig,
-        layout: Arc<Layout>,
-        slab: &[f32],
-        device: &Device,
-        dtype: DType,
-    ) -> Result<Self, CandleError> {
-        let weights = Weights::new(config, layout, slab, device, dtype)?;
-        Ok(Self { config: config.clone(), weights, device: device.clone(), dtype })
+    fn block(&self, i: usize) -> Keeping {
+        if i >= self.from { self.keep } else { Keeping::Nothing }
+    }
+}
+
+/// A forward pass up to the last block.
+pub struct Passed {
+    /// Rows behind the last block `[n, hidden]`.
+    pub x: Tensor,
+    rows: Rows,
+    tape: Vec<Tape>,
+    seen: Option<Seen>,
+    image_rows: Tensor,
+}
+
+/// Where a model runs.
+pub struct Place<'a> {
+    pub plan: &'a Plan,
+    pub weights: Weights<'a>,
+    pub device: &'a Device,
+    pub dtype: DType,
+}
+
+impl Place<'_> {
+    /// A tensor of row numbers or token ids.
+    pub fn ids(&self, values: Vec<u32>) -> Result<Tensor> {
+        let n = values.len();
+        Ok(Tensor::from_vec(values, n, self.device)?)
     }
 
-    /// Features of one image, a row a merge unit in raster order: `[t·h·w / merge², out_hidden]`.
-    pub fn vision(&self, image: &EncodedImage) -> Result<Tensor, CandleError> {
-        let config = self.config.vision.as_ref();
-        let config =
-            config.ok_or_else(|| CandleError::request("this model has no vision tower; leave the images out"))?;
-        vision::encode(config, &self.weights, image, &self.device, self.dtype)
+    /// Embeddings `[n, hidden]` of ids in the vocabulary.
+    pub fn embed_tokens(&self, ids: &[u32]) -> Result<Tensor> {
+        Ok(self.weights.get(&self.plan.embed)?.index_select(&self.ids(ids.to_vec())?, 0)?)
     }
 
-    /// Logits of every prompt position: `[n, vocab]`.
-    pub fn logits(&self, prompt: &EncodedPrompt) -> Result<Tensor, CandleError> {
-        decoder::head(&self.config, &self.weights, &self.hidden(prompt, &[])?)
-    }
-
-    /// Log-prob (nats) of each token of a non-empty completion, attached to the graph: `[completion]`.
-    pub fn log_probs(
+    /// Runs the batch, keeping what `reach` says. `watch` sees each layer's keys and values.
+    pub fn forward(
         &self,
-        prompt: &EncodedPrompt,
-        completion: &[u32],
-        policy: &PolicyDist,
-    ) -> Result<Tensor, CandleError> {
-        self.distribution(prompt, completion, policy)?.pick(completion, &self.device)
-    }
-
-    /// Log-probs and entropies of a pack's completions.
-    pub fn score(&self, pack: &Pack, policy: &PolicyDist) -> Result<PackScores, CandleError> {
-        let mut scores = PackScores::default();
-        for &completion in &pack.completions {
-            if completion.is_empty() {
-                scores.logprobs.push(Vec::new());
-                scores.entropy.push(Vec::new());
-                continue;
+        batch: &Batch,
+        reach: Reach,
+        watch: &mut dyn FnMut(usize, &Projected) -> Result<()>,
+    ) -> Result<Passed> {
+        let plan = self.plan;
+        let heads = plan.blocks.first().map_or(1, |b| b.heads.heads);
+        let rows = Rows::new(&batch.packs, &batch.cos, &batch.sin, batch.len(), heads, true, self.device)?;
+        let image_rows = self.ids(batch.image_rows.iter().map(|&r| r as u32).collect())?;
+        let (mut x, seen) = self.embed(batch, reach)?;
+        let mut tape = Vec::with_capacity(plan.blocks.len());
+        for (i, block) in plan.blocks.iter().enumerate() {
+            let (y, kept) = self.weights.block(block, &x, &rows)?;
+            watch(i, kept.projected())?;
+            tape.push(reach.block(i).of(kept, &x));
+            x = y;
+            if let Some(deep) = seen.as_ref().and_then(|s| s.deep.get(i)) {
+                x = x.index_add(&image_rows, &deep.out, 0)?;
             }
-            let distribution = self.distribution(pack.prompt, completion, policy)?;
-            scores.logprobs.push(to_f32(&distribution.pick(completion, &self.device)?)?);
-            scores.entropy.push(to_f32(&distribution.entropy()?)?);
         }
-        Ok(scores)
+        Ok(Passed { x, rows, tape, seen, image_rows })
     }
 
-    /// Gradient of `Σ dlogp · logp` over a pack, a slab in layout order. `dlogp` has the shape of the log-probs.
-    pub fn gradient(&self, pack: &Pack, policy: &PolicyDist, dlogp: &[Vec<f32>]) -> Result<Vec<f32>, CandleError> {
-        let fits = dlogp.len() == pack.completions.len()
-            && dlogp.iter().zip(&pack.completions).all(|(d, c)| d.len() == c.len());
-        if !fits {
-            return Err(CandleError::request("dlogp must have one value for each completion token"));
+    /// Token embeddings with the image rows replaced.
+    fn embed(&self, batch: &Batch, reach: Reach) -> Result<(Tensor, Option<Seen>)> {
+        let x = self.embed_tokens(&batch.ids)?;
+        let (Some(v), false) = (&self.plan.vision, batch.images.is_empty()) else { return Ok((x, None)) };
+        let keep = if reach.vision { reach.keep } else { Keeping::Nothing };
+        let seen = self.weights.see(v, &batch.images, keep, self.dtype, self.device, &mut |_, _| Ok(()))?;
+        let n = batch.len() as u32;
+        let mut source: Vec<u32> = (0..n).collect();
+        for (token, &row) in batch.image_rows.iter().enumerate() {
+            source[row] = n + token as u32;
         }
-        let mut slab = vec![0.0; self.weights.len()];
-        for (&completion, dlogp) in pack.completions.iter().zip(dlogp).filter(|(c, _)| !c.is_empty()) {
-            let log_probs = self.log_probs(pack.prompt, completion, policy)?;
-            let factors = Tensor::from_slice(dlogp, dlogp.len(), &self.device)?.to_dtype(self.dtype)?;
-            let loss = (log_probs * factors)?.sum_all()?;
-            self.weights.add_gradients(&loss.backward()?, &mut slab)?;
-        }
-        Ok(slab)
+        let x = Tensor::cat(&[&x, &seen.main.out], 0)?.index_select(&self.ids(source)?, 0)?;
+        Ok((x, Some(seen)))
     }
 
-    /// The policy at the rows that predict the completion's tokens.
-    fn distribution(
+    /// Adds all gradients below the last block's output, whose gradient is `dx`.
+    pub fn backward(
         &self,
-        prompt: &EncodedPrompt,
-        completion: &[u32],
-        policy: &PolicyDist,
-    ) -> Result<Allowed, CandleError> {
-        if completion.is_empty() {
-            return Err(CandleError::request("an empty completion has no log-probs"));
+        batch: &Batch,
+        passed: Passed,
+        reach: Reach,
+        mut dx: Tensor,
+        grads: &mut Grads,
+    ) -> Result<()> {
+        let deepstack = if reach.vision { passed.seen.as_ref().map_or(0, |s| s.deep.len()) } else { 0 };
+        let mut d_deep = vec![None; deepstack];
+        for (i, (block, tape)) in self.plan.blocks.iter().zip(passed.tape).enumerate().skip(reach.from).rev() {
+            if let Some(d) = d_deep.get_mut(i) {
+                *d = Some(dx.index_select(&passed.image_rows, 0)?);
+            }
+            dx = self.weights.block_backward(block, &passed.rows, tape, &dx, grads)?;
         }
-        let hidden = self.hidden(prompt, completion)?.narrow(0, prompt.ids.len() - 1, completion.len())?;
-        Allowed::new(&decoder::head(&self.config, &self.weights, &hidden)?, policy, &self.device)
+        if reach.from == 0 {
+            self.embed_backward(batch, &dx, grads)?;
+        }
+        if let (true, Some(v), Some(seen)) = (reach.vision, &self.plan.vision, passed.seen) {
+            let d_main = dx.index_select(&passed.image_rows, 0)?;
+            let d_deep: Vec<Tensor> = d_deep.into_iter().flatten().collect();
+            self.weights.see_backward(v, seen, &d_main, &d_deep, grads)?;
+        }
+        Ok(())
     }
 
-    /// Final hidden states of prompt + completion as one sequence, images encoded anew.
-    fn hidden(&self, prompt: &EncodedPrompt, completion: &[u32]) -> Result<Tensor, CandleError> {
-        let sequence = self.sequence(prompt, completion)?;
-        let features = prompt.images.iter().map(|image| self.vision(image)).collect::<Result<Vec<_>, _>>()?;
-        let features = if features.is_empty() { None } else { Some(Tensor::cat(&features, 0)?) };
-        decoder::hidden(&self.config.text, &self.weights, &sequence, features.as_ref(), &self.device, self.dtype)
-    }
-
-    /// Positions go on from the prompt's, the same on all axes; image tokens count in the prompt only.
-    fn sequence(&self, prompt: &EncodedPrompt, completion: &[u32]) -> Result<Sequence, CandleError> {
-        let n = prompt.ids.len();
-        if n == 0 || prompt.positions.iter().any(|axis| axis.len() != n) {
-            return Err(CandleError::request("the prompt is empty or its positions do not match its tokens"));
+    /// Gradient of the embedding rows in use; rows of image tokens have none.
+    fn embed_backward(&self, batch: &Batch, dx: &Tensor, grads: &mut Grads) -> Result<()> {
+        let embed = &self.plan.embed;
+        let mut is_text = vec![true; batch.len()];
+        batch.image_rows.iter().for_each(|&row| is_text[row] = false);
+        let rows: Vec<u32> = (0..batch.len()).filter(|&row| is_text[row]).map(|row| row as u32).collect();
+        if !embed.trained() || rows.is_empty() {
+            return Ok(());
         }
-        let ids: Vec<u32> = prompt.ids.iter().chain(completion).copied().collect();
-        let vocab = self.config.text.vocab_size;
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
-            return Err(CandleError::request(format!("token {id} is outside the vocabulary of {vocab}")));
-        }
-        let next = prompt.next_position;
-        let more = next..next + completion.len() as i32;
-        let positions = prompt.positions.each_ref().map(|axis| axis.iter().copied().chain(more.clone()).collect());
-        let is_image = |id: u32| self.config.image_token_id == Some(id) && self.config.vision.is_some();
-        let image_rows = (0..n).filter(|&row| is_image(prompt.ids[row])).collect();
-        Ok(Sequence { ids, positions, image_rows })
+        let ids = self.ids(rows.iter().map(|&row| batch.ids[row as usize]).collect())?;
+        let t = &self.plan.config.text;
+        grads.add_rows(embed, (t.vocab_size, t.hidden_size), &ids, &dx.index_select(&self.ids(rows)?, 0)?)
     }
-}
-
-fn to_f32(x: &Tensor) -> Result<Vec<f32>, CandleError> {
-    Ok(x.to_dtype(DType::F32)?.to_vec1()?)
 }

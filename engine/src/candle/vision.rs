@@ -1,137 +1,125 @@
-//! Vision tower of Qwen2.5-VL: patch embedding, blocks with window or full attention and 2-D rope, merger. One image a call.
-//!
-//! The published code permutes patches so that windows are contiguous. Attention does not care about order, so here patches stay in the
-//! processor's order and a window is a mask.
+//! The vision tower of all families on device tensors. Its geometry comes from the same [`VisionRows`] as the `cpu` backend's.
 
-use super::error::CandleError;
-use super::ops::{self, Rope};
-use super::weights::Weights;
+use super::block::Tape;
+use super::merger::{Merged, Order};
+use super::model::Keeping;
+use super::rows::Rows;
+use super::store::{Grads, Weights};
+use crate::error::EngineError;
+use crate::model::vision::{Stage, VisionPlan};
+use crate::model::vision_rows::VisionRows;
 use candle_core::{DType, Device, Tensor};
-use quorum_model::{EncodedImage, VisionConfig};
+use quorum_model::EncodedImage;
 
-/// Where a patch lies. `frame` and `window` number the sets that attend to each other in full and in windowed blocks.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Place {
-    row: usize,
-    column: usize,
-    frame: usize,
-    window: usize,
+type Result<T> = std::result::Result<T, EngineError>;
+
+/// A forward pass of the tower, with what its backward pass reads.
+pub struct Seen {
+    windows: Rows,
+    full: Rows,
+    order: Order,
+    patches: Tensor,
+    tape: Vec<Tape>,
+    /// The merged tokens, and those of each deepstack merger.
+    pub main: Merged,
+    pub deep: Vec<Merged>,
+    /// Rows of the learned table `[n · 4]` and their weights `[n, 4, 1]`.
+    taps: Option<(Tensor, Tensor)>,
 }
 
-/// Places of all patches in the processor's order: frames, merge units in raster order, patches of a unit in raster order.
-fn places(grid: [usize; 3], config: &VisionConfig) -> Vec<Place> {
-    let [frames, height, width] = grid;
-    let merge = config.spatial_merge_size;
-    let unit_columns = width / merge;
-    let window_units = config.window_size / merge / config.patch_size;
-    let (windows_down, windows_across) = ((height / merge).div_ceil(window_units), unit_columns.div_ceil(window_units));
-    let place = |i: usize| {
-        let (frame, inside) = (i / (height * width), i % (height * width));
-        let (unit, patch) = (inside / (merge * merge), inside % (merge * merge));
-        let (unit_row, unit_column) = (unit / unit_columns, unit % unit_columns);
-        Place {
-            row: unit_row * merge + patch / merge,
-            column: unit_column * merge + patch % merge,
-            frame,
-            window: (frame * windows_down + unit_row / window_units) * windows_across + unit_column / window_units,
+impl Weights<'_> {
+    /// Runs all images of a batch through the tower. `watch` sees its stages.
+    pub fn see(
+        &self,
+        v: &VisionPlan,
+        images: &[&EncodedImage],
+        keep: Keeping,
+        dtype: DType,
+        device: &Device,
+        watch: &mut dyn FnMut(Stage, &Tensor) -> Result<()>,
+    ) -> Result<Seen> {
+        let r = VisionRows::new(&v.config, images)?;
+        let heads = v.config.num_heads;
+        let rows = |packs| Rows::new(packs, &r.cos, &r.sin, r.n, heads, false, device);
+        let (windows, full) = (rows(&r.windows)?, rows(&r.full)?);
+        let order = order(&r, device)?;
+        let patches = gather(&r, images, v.patch.n_in, device)?.to_dtype(dtype)?;
+        let mut x = self.linear(&v.patch, &patches)?;
+        watch(Stage::Patches, &x)?;
+        let taps = taps(&r, device)?;
+        if let (Some(table), Some((at, weight))) = (&v.positions, &taps) {
+            let picked = self.get(table)?.index_select(at, 0)?.reshape((r.n, 4, v.config.hidden_size))?;
+            x = (x + picked.broadcast_mul(&weight.to_dtype(dtype)?)?.sum(1)?)?;
         }
-    };
-    (0..frames * height * width).map(place).collect()
-}
-
-/// Features of one image, one row a merge unit in raster order: `[t·h·w / merge², out_hidden]`.
-pub(super) fn encode(
-    config: &VisionConfig,
-    weights: &Weights,
-    image: &EncodedImage,
-    device: &Device,
-    dtype: DType,
-) -> Result<Tensor, CandleError> {
-    check(config, image)?;
-    let places = places(image.grid, config);
-    let n = places.len();
-    let (hidden, head_dim) = (config.hidden_size, config.hidden_size / config.num_heads);
-    let rope = rope(config, &places, head_dim, device, dtype)?;
-    let full = ops::mask(n, device, dtype, |i, j| places[i].frame == places[j].frame)?;
-    let windowed = ops::mask(n, device, dtype, |i, j| places[i].window == places[j].window)?;
-
-    let patches = Tensor::from_slice(&image.patches, (n, config.patch_dim()), device)?.to_dtype(dtype)?;
-    let kernel = weights.get("visual.patch_embed.proj.weight")?.reshape((hidden, config.patch_dim()))?;
-    let mut x = ops::linear(&patches, &kernel, None)?;
-    for layer in 0..config.depth {
-        let mask = if config.full_attention_blocks.contains(&layer) { &full } else { &windowed };
-        x = block(config, weights, layer, &x, &rope, mask)?;
+        let (mut tape, mut deep) = (Vec::with_capacity(v.blocks.len()), Vec::new());
+        for (i, block) in v.blocks.iter().enumerate() {
+            let rows = if v.config.full_attention_blocks.contains(&i) { &full } else { &windows };
+            let (y, kept) = self.block(block, &x, rows)?;
+            tape.push(keep.of(kept, &x));
+            x = y;
+            watch(Stage::Block, &x)?;
+            for (_, merger) in v.deepstack.iter().filter(|(at, _)| *at == i) {
+                deep.push(self.merge(merger, &x, &order)?);
+            }
+        }
+        let main = self.merge(&v.merger, &x, &order)?;
+        Ok(Seen { windows, full, order, patches, tape, main, deep, taps })
     }
-    merge(config, weights, &x)
-}
 
-fn check(config: &VisionConfig, image: &EncodedImage) -> Result<(), CandleError> {
-    let [t, h, w] = image.grid;
-    let merge = config.spatial_merge_size;
-    if t * h * w == 0 || h % merge != 0 || w % merge != 0 || image.patches.len() != t * h * w * config.patch_dim() {
-        let found = image.patches.len();
-        return Err(CandleError::request(format!(
-            "image grid {:?} does not fit merge size {merge} and {found} patch values",
-            image.grid
-        )));
+    /// Adds the tower's gradients from those of its merged tokens (`deep` in the order of the mergers).
+    pub fn see_backward(
+        &self,
+        v: &VisionPlan,
+        seen: Seen,
+        d_main: &Tensor,
+        d_deep: &[Tensor],
+        grads: &mut Grads,
+    ) -> Result<()> {
+        let width = v.config.hidden_size;
+        let mut dx = self.merge_backward(&v.merger, &seen.main, d_main, width, &seen.order, grads)?;
+        for (i, (block, tape)) in v.blocks.iter().zip(seen.tape).enumerate().rev() {
+            let deep = v.deepstack.iter().zip(&seen.deep).zip(d_deep);
+            for (((_, merger), kept), d) in deep.filter(|(((at, _), _), _)| *at == i) {
+                dx = (dx + self.merge_backward(merger, kept, d, width, &seen.order, grads)?)?;
+            }
+            let rows = if v.config.full_attention_blocks.contains(&i) { &seen.full } else { &seen.windows };
+            dx = self.block_backward(block, rows, tape, &dx, grads)?;
+        }
+        if let (Some(table), Some((at, weight))) = (&v.positions, &seen.taps) {
+            let n = dx.dim(0)?;
+            let shares = dx.to_dtype(DType::F32)?.unsqueeze(1)?.broadcast_mul(weight)?.reshape((n * 4, width))?;
+            grads.add_rows(table, (table.len() / width, width), at, &shares)?;
+        }
+        self.linear_weights(&v.patch, &seen.patches, &dx, grads)
     }
-    if config.window_size < merge * config.patch_size || !config.hidden_size.is_multiple_of(4 * config.num_heads) {
-        return Err(CandleError::shape(
-            "vision window_size must hold a merge unit and the head size be a multiple of 4",
-        ));
+}
+
+fn order(r: &VisionRows, device: &Device) -> Result<Order> {
+    let mut rows = vec![0u32; r.unit.len()];
+    for (row, &raster) in r.unit.iter().enumerate() {
+        rows[raster] = row as u32;
     }
-    Ok(())
+    let raster: Vec<u32> = r.unit.iter().map(|&u| u as u32).collect();
+    let n = rows.len();
+    Ok(Order { raster: Tensor::from_vec(raster, n, device)?, rows: Tensor::from_vec(rows, n, device)? })
 }
 
-/// 2-D rope: the first quarter of a head's pairs turns with the row, the second with the column.
-fn rope(
-    config: &VisionConfig,
-    places: &[Place],
-    head_dim: usize,
-    device: &Device,
-    dtype: DType,
-) -> Result<Rope, CandleError> {
-    let per_axis = head_dim / 4;
-    let angle = |n: usize, pair: usize| {
-        let position = if pair < per_axis { places[n].row } else { places[n].column };
-        position as f64 * config.rope_theta.powf(-((pair % per_axis) as f64) / per_axis as f64)
-    };
-    Ok(Rope::new(places.len(), head_dim / 2, device, dtype, angle)?)
+/// Patches of all images in the order of the tower's rows: `[n, dim]`.
+fn gather(r: &VisionRows, images: &[&EncodedImage], dim: usize, device: &Device) -> Result<Tensor> {
+    let all: Vec<&[f32]> = images.iter().flat_map(|image| image.patches.chunks_exact(dim)).collect();
+    let mut values = Vec::with_capacity(r.n * dim);
+    for &from in &r.source {
+        values.extend_from_slice(all[from]);
+    }
+    Ok(Tensor::from_vec(values, (r.n, dim), device)?)
 }
 
-fn block(
-    config: &VisionConfig,
-    weights: &Weights,
-    layer: usize,
-    x: &Tensor,
-    rope: &Rope,
-    mask: &Tensor,
-) -> Result<Tensor, CandleError> {
-    let get = |name: &str| weights.get(&format!("visual.blocks.{layer}.{name}"));
-    let hidden = config.hidden_size;
-
-    let normed = ops::rms_norm(x, get("norm1.weight")?, config.norm_eps)?;
-    let qkv = ops::linear(&normed, get("attn.qkv.weight")?, Some(get("attn.qkv.bias")?))?;
-    let part = |i: usize| ops::split_heads(&qkv.narrow(1, i * hidden, hidden)?, config.num_heads);
-    let mixed = ops::attention(&rope.apply(&part(0)?)?, &rope.apply(&part(1)?)?, &part(2)?, mask)?;
-    let x = (x + ops::linear(&mixed, get("attn.proj.weight")?, Some(get("attn.proj.bias")?))?)?;
-
-    let normed = ops::rms_norm(&x, get("norm2.weight")?, config.norm_eps)?;
-    let gate = (get("mlp.gate_proj.weight")?, Some(get("mlp.gate_proj.bias")?));
-    let up = (get("mlp.up_proj.weight")?, Some(get("mlp.up_proj.bias")?));
-    let down = (get("mlp.down_proj.weight")?, Some(get("mlp.down_proj.bias")?));
-    Ok((&x + ops::swiglu(&normed, gate, up, down)?)?)
-}
-
-fn merge(config: &VisionConfig, weights: &Weights, x: &Tensor) -> Result<Tensor, CandleError> {
-    let unit = config.spatial_merge_size * config.spatial_merge_size;
-    let normed = ops::rms_norm(x, weights.get("visual.merger.ln_q.weight")?, config.norm_eps)?;
-    let units = normed.reshape((x.dim(0)? / unit, unit * config.hidden_size))?;
-    let inner = ops::linear(
-        &units,
-        weights.get("visual.merger.mlp.0.weight")?,
-        Some(weights.get("visual.merger.mlp.0.bias")?),
-    )?;
-    let bias = weights.get("visual.merger.mlp.2.bias")?;
-    Ok(ops::linear(&inner.gelu_erf()?, weights.get("visual.merger.mlp.2.weight")?, Some(bias))?)
+fn taps(r: &VisionRows, device: &Device) -> Result<Option<(Tensor, Tensor)>> {
+    if r.taps.is_empty() {
+        return Ok(None);
+    }
+    let at: Vec<u32> = r.taps.iter().flatten().map(|t| t.0 as u32).collect();
+    let weight: Vec<f32> = r.taps.iter().flatten().map(|t| t.1).collect();
+    let n = r.taps.len();
+    Ok(Some((Tensor::from_vec(at, n * 4, device)?, Tensor::from_vec(weight, (n, 4, 1), device)?)))
 }

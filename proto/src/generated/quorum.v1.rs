@@ -41,6 +41,9 @@ pub struct JoinRequest {
     /// Set by a process that the launcher started.
     #[prost(uint32, tag = "11")]
     pub pid: u32,
+    /// URL of the caller's Relay service; empty = it hands nothing on.
+    #[prost(string, tag = "12")]
+    pub relay_address: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SideFile {
@@ -164,12 +167,105 @@ pub struct FetchWeightsRequest {
     pub caller: ::core::option::Option<Caller>,
     #[prost(uint64, tag = "2")]
     pub version: u64,
+    /// Only what turns this version into the one asked for.
+    #[prost(uint64, optional, tag = "3")]
+    pub base_version: ::core::option::Option<u64>,
+    /// Bytes the caller has already.
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FetchFrozenRequest {
     #[prost(message, optional, tag = "1")]
     pub caller: ::core::option::Option<Caller>,
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LocateWeightsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub caller: ::core::option::Option<Caller>,
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    /// The frozen weights instead of a version.
+    #[prost(bool, tag = "3")]
+    pub frozen: bool,
+    /// Versions that may be the base of a delta.
+    #[prost(uint64, repeated, tag = "4")]
+    pub have_versions: ::prost::alloc::vec::Vec<u64>,
+    /// Relays that failed the caller since it last spoke of any.
+    #[prost(message, repeated, tag = "5")]
+    pub failed: ::prost::alloc::vec::Vec<RelayFailure>,
+    /// The caller cannot hand this on.
+    #[prost(bool, tag = "6")]
+    pub passive: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RelayFailure {
+    #[prost(string, tag = "1")]
+    pub caller_id: ::prost::alloc::string::String,
+    /// checksum, timeout or disconnected.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WeightSource {
+    /// Empty = the coordinator.
+    #[prost(string, tag = "1")]
+    pub caller_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WeightDelta {
+    #[prost(uint64, tag = "1")]
+    pub base_version: u64,
+    /// SHA-256 of the version it starts from.
+    #[prost(string, tag = "2")]
+    pub base_digest: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// SHA-256 of its bytes.
+    #[prost(string, tag = "4")]
+    pub digest: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LocateWeightsReply {
+    /// SHA-256 of the whole version.
+    #[prost(string, tag = "1")]
+    pub weights_digest: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub weights_bytes: u64,
+    /// In the order to try; the last one is the coordinator.
+    #[prost(message, repeated, tag = "3")]
+    pub sources: ::prost::alloc::vec::Vec<WeightSource>,
+    /// Absent = the whole version is to be fetched.
+    #[prost(message, optional, tag = "4")]
+    pub delta: ::core::option::Option<WeightDelta>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportWeightsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub caller: ::core::option::Option<Caller>,
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    #[prost(bool, tag = "3")]
+    pub frozen: bool,
+    /// Who sent the last bytes; empty = the coordinator.
+    #[prost(string, tag = "4")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(bool, tag = "5")]
+    pub delta: bool,
+    /// Bytes received, and seconds from asking to holding.
+    #[prost(uint64, tag = "6")]
+    pub bytes: u64,
+    #[prost(double, tag = "7")]
+    pub seconds: f64,
+    #[prost(message, repeated, tag = "8")]
+    pub failed: ::prost::alloc::vec::Vec<RelayFailure>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportWeightsReply {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WeightChunk {
     #[prost(uint64, tag = "1")]
@@ -183,7 +279,7 @@ pub struct WeightChunk {
     /// BLAKE3 of data.
     #[prost(bytes = "bytes", tag = "5")]
     pub chunk_digest: ::prost::bytes::Bytes,
-    /// SHA-256 hex of the whole slab.
+    /// SHA-256 hex of the whole stream: the slab, the frozen weights or the delta.
     #[prost(string, tag = "6")]
     pub weights_digest: ::prost::alloc::string::String,
 }
@@ -317,6 +413,41 @@ pub struct SubmitReply {
     pub outcome: i32,
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FormGroupRequest {
+    #[prost(message, optional, tag = "1")]
+    pub caller: ::core::option::Option<Caller>,
+    #[prost(uint32, tag = "2")]
+    pub rank: u32,
+    #[prost(uint32, tag = "3")]
+    pub world: u32,
+    /// From rank 0 of an NCCL group: what the others connect with.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub collective_id: ::prost::bytes::Bytes,
+    /// "one", "mpi" or "nccl"; the same for all ranks.
+    #[prost(string, tag = "5")]
+    pub transport: ::prost::alloc::string::String,
+    #[prost(double, tag = "6")]
+    pub wait_seconds: f64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FormGroupReply {
+    #[prost(enumeration = "GroupState", tag = "1")]
+    pub state: i32,
+    /// Rises whenever a rank joins, leaves or is lost.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub collective_id: ::prost::bytes::Bytes,
+    /// Caller ids by rank.
+    #[prost(string, repeated, tag = "4")]
+    pub members: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    /// Ranks that have not asked to form this group yet.
+    #[prost(uint32, repeated, tag = "6")]
+    pub missing: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NextBatchRequest {
@@ -546,6 +677,40 @@ impl SubmitOutcome {
             "SUBMIT_OUTCOME_STALE_FENCE" => Some(Self::StaleFence),
             "SUBMIT_OUTCOME_STALE_VERSION" => Some(Self::StaleVersion),
             "SUBMIT_OUTCOME_INVALID" => Some(Self::Invalid),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum GroupState {
+    Unspecified = 0,
+    /// Ranks are missing: ask again.
+    Pending = 1,
+    Ready = 2,
+    /// This rank cannot take part; reason says why.
+    Refused = 3,
+}
+impl GroupState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "GROUP_STATE_UNSPECIFIED",
+            Self::Pending => "GROUP_STATE_PENDING",
+            Self::Ready => "GROUP_STATE_READY",
+            Self::Refused => "GROUP_STATE_REFUSED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "GROUP_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "GROUP_STATE_PENDING" => Some(Self::Pending),
+            "GROUP_STATE_READY" => Some(Self::Ready),
+            "GROUP_STATE_REFUSED" => Some(Self::Refused),
             _ => None,
         }
     }
@@ -810,6 +975,56 @@ pub mod cluster_client {
                 .insert(GrpcMethod::new("quorum.v1.Cluster", "FetchFrozen"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Where a version (or the frozen weights) can be had, and the digest that counts.
+        pub async fn locate_weights(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LocateWeightsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LocateWeightsReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/quorum.v1.Cluster/LocateWeights",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("quorum.v1.Cluster", "LocateWeights"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The caller holds a version, verified, and how it came.
+        pub async fn report_weights(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReportWeightsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReportWeightsReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/quorum.v1.Cluster/ReportWeights",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("quorum.v1.Cluster", "ReportWeights"));
+            self.inner.unary(req, path, codec).await
+        }
         /// What `coordinator status` shows.
         pub async fn status(
             &mut self,
@@ -895,6 +1110,22 @@ pub mod cluster_server {
             request: tonic::Request<super::FetchFrozenRequest>,
         ) -> std::result::Result<
             tonic::Response<Self::FetchFrozenStream>,
+            tonic::Status,
+        >;
+        /// Where a version (or the frozen weights) can be had, and the digest that counts.
+        async fn locate_weights(
+            &self,
+            request: tonic::Request<super::LocateWeightsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LocateWeightsReply>,
+            tonic::Status,
+        >;
+        /// The caller holds a version, verified, and how it came.
+        async fn report_weights(
+            &self,
+            request: tonic::Request<super::ReportWeightsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReportWeightsReply>,
             tonic::Status,
         >;
         /// What `coordinator status` shows.
@@ -1247,6 +1478,96 @@ pub mod cluster_server {
                     };
                     Box::pin(fut)
                 }
+                "/quorum.v1.Cluster/LocateWeights" => {
+                    #[allow(non_camel_case_types)]
+                    struct LocateWeightsSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::LocateWeightsRequest>
+                    for LocateWeightsSvc<T> {
+                        type Response = super::LocateWeightsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LocateWeightsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::locate_weights(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LocateWeightsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/quorum.v1.Cluster/ReportWeights" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReportWeightsSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ReportWeightsRequest>
+                    for ReportWeightsSvc<T> {
+                        type Response = super::ReportWeightsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReportWeightsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::report_weights(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReportWeightsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/quorum.v1.Cluster/Status" => {
                     #[allow(non_camel_case_types)]
                     struct StatusSvc<T: Cluster>(pub Arc<T>);
@@ -1327,6 +1648,399 @@ pub mod cluster_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "quorum.v1.Cluster";
     impl<T> tonic::server::NamedService for ClusterServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod relay_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// What a worker hands on to others. It speaks for nothing: digests are those that the coordinator states.
+    #[derive(Debug, Clone)]
+    pub struct RelayClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl RelayClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> RelayClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> RelayClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            RelayClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// While the relay itself is receiving, chunks without data say how far it has come (offset).
+        pub async fn fetch_weights(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FetchWeightsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WeightChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/quorum.v1.Relay/FetchWeights",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("quorum.v1.Relay", "FetchWeights"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        pub async fn fetch_frozen(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FetchFrozenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WeightChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/quorum.v1.Relay/FetchFrozen",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("quorum.v1.Relay", "FetchFrozen"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod relay_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with RelayServer.
+    #[async_trait]
+    pub trait Relay: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the FetchWeights method.
+        type FetchWeightsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WeightChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// While the relay itself is receiving, chunks without data say how far it has come (offset).
+        async fn fetch_weights(
+            &self,
+            request: tonic::Request<super::FetchWeightsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::FetchWeightsStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the FetchFrozen method.
+        type FetchFrozenStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WeightChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        async fn fetch_frozen(
+            &self,
+            request: tonic::Request<super::FetchFrozenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::FetchFrozenStream>,
+            tonic::Status,
+        >;
+    }
+    /// What a worker hands on to others. It speaks for nothing: digests are those that the coordinator states.
+    #[derive(Debug)]
+    pub struct RelayServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> RelayServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for RelayServer<T>
+    where
+        T: Relay,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/quorum.v1.Relay/FetchWeights" => {
+                    #[allow(non_camel_case_types)]
+                    struct FetchWeightsSvc<T: Relay>(pub Arc<T>);
+                    impl<
+                        T: Relay,
+                    > tonic::server::ServerStreamingService<super::FetchWeightsRequest>
+                    for FetchWeightsSvc<T> {
+                        type Response = super::WeightChunk;
+                        type ResponseStream = T::FetchWeightsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FetchWeightsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Relay>::fetch_weights(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FetchWeightsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/quorum.v1.Relay/FetchFrozen" => {
+                    #[allow(non_camel_case_types)]
+                    struct FetchFrozenSvc<T: Relay>(pub Arc<T>);
+                    impl<
+                        T: Relay,
+                    > tonic::server::ServerStreamingService<super::FetchFrozenRequest>
+                    for FetchFrozenSvc<T> {
+                        type Response = super::WeightChunk;
+                        type ResponseStream = T::FetchFrozenStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FetchFrozenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Relay>::fetch_frozen(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FetchFrozenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for RelayServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "quorum.v1.Relay";
+    impl<T> tonic::server::NamedService for RelayServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
@@ -1700,7 +2414,7 @@ pub mod learner_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Work for the learner.
+    /// Work for the learner: every rank of it asks for batches, rank 0 publishes and commits.
     #[derive(Debug, Clone)]
     pub struct LearnerClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1781,7 +2495,29 @@ pub mod learner_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// The batch of a step, in canonical order, when it is complete. Long poll.
+        /// Meets the other ranks of a group, before the first batch. Long poll.
+        pub async fn form_group(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FormGroupRequest>,
+        ) -> std::result::Result<tonic::Response<super::FormGroupReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/quorum.v1.Learner/FormGroup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("quorum.v1.Learner", "FormGroup"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The batch of a step, in canonical order, when it is complete. Long poll. Any rank.
         pub async fn next_batch(
             &mut self,
             request: impl tonic::IntoRequest<super::NextBatchRequest>,
@@ -1861,13 +2597,18 @@ pub mod learner_server {
     /// Generated trait containing gRPC methods that should be implemented for use with LearnerServer.
     #[async_trait]
     pub trait Learner: std::marker::Send + std::marker::Sync + 'static {
+        /// Meets the other ranks of a group, before the first batch. Long poll.
+        async fn form_group(
+            &self,
+            request: tonic::Request<super::FormGroupRequest>,
+        ) -> std::result::Result<tonic::Response<super::FormGroupReply>, tonic::Status>;
         /// Server streaming response type for the NextBatch method.
         type NextBatchStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::BatchPart, tonic::Status>,
             >
             + std::marker::Send
             + 'static;
-        /// The batch of a step, in canonical order, when it is complete. Long poll.
+        /// The batch of a step, in canonical order, when it is complete. Long poll. Any rank.
         async fn next_batch(
             &self,
             request: tonic::Request<super::NextBatchRequest>,
@@ -1883,7 +2624,7 @@ pub mod learner_server {
             request: tonic::Request<super::CommitRequest>,
         ) -> std::result::Result<tonic::Response<super::CommitReply>, tonic::Status>;
     }
-    /// Work for the learner.
+    /// Work for the learner: every rank of it asks for batches, rank 0 publishes and commits.
     #[derive(Debug)]
     pub struct LearnerServer<T> {
         inner: Arc<T>,
@@ -1960,6 +2701,49 @@ pub mod learner_server {
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
             match req.uri().path() {
+                "/quorum.v1.Learner/FormGroup" => {
+                    #[allow(non_camel_case_types)]
+                    struct FormGroupSvc<T: Learner>(pub Arc<T>);
+                    impl<T: Learner> tonic::server::UnaryService<super::FormGroupRequest>
+                    for FormGroupSvc<T> {
+                        type Response = super::FormGroupReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FormGroupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Learner>::form_group(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FormGroupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/quorum.v1.Learner/NextBatch" => {
                     #[allow(non_camel_case_types)]
                     struct NextBatchSvc<T: Learner>(pub Arc<T>);

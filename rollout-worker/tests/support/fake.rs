@@ -194,6 +194,21 @@ impl Cluster for Fake {
         Err(Status::not_found("nothing is frozen"))
     }
 
+    async fn locate_weights(&self, request: Request<v1::LocateWeightsRequest>) -> Reply<v1::LocateWeightsReply> {
+        let version = request.into_inner().version;
+        let slab = self.inside().weights.get(&version).cloned().ok_or_else(|| Status::not_found("no such version"))?;
+        Ok(Response::new(v1::LocateWeightsReply {
+            weights_digest: slab_digest(&slab),
+            weights_bytes: slab.len() as u64 * 4,
+            sources: vec![v1::WeightSource::default()],
+            delta: None,
+        }))
+    }
+
+    async fn report_weights(&self, _: Request<v1::ReportWeightsRequest>) -> Reply<v1::ReportWeightsReply> {
+        Ok(Response::new(v1::ReportWeightsReply {}))
+    }
+
     async fn status(&self, _: Request<v1::StatusRequest>) -> Reply<v1::StatusReply> {
         Ok(Response::new(v1::StatusReply::default()))
     }
@@ -228,6 +243,15 @@ impl Rollout for Fake {
 
 #[tonic::async_trait]
 impl Learner for Fake {
+    /// A group of one.
+    async fn form_group(&self, request: Request<v1::FormGroupRequest>) -> Reply<v1::FormGroupReply> {
+        let request = request.into_inner();
+        self.known(request.caller.as_ref())?;
+        let members = vec![request.caller.map(|c| c.caller_id).unwrap_or_default()];
+        let state = v1::GroupState::Ready.into();
+        Ok(Response::new(v1::FormGroupReply { state, generation: 1, members, ..Default::default() }))
+    }
+
     type NextBatchStream = BoxStream<'static, Result<v1::BatchPart, Status>>;
 
     async fn next_batch(&self, request: Request<v1::NextBatchRequest>) -> Reply<Self::NextBatchStream> {

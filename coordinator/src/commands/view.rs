@@ -1,0 +1,58 @@
+//! `coordinator view`: the page over a run directory, without a coordinator.
+
+use crate::ledger::Ledger;
+use crate::prepare::looked_at;
+use crate::run::recover;
+use crate::web::{Source, router};
+use anyhow::{Context, anyhow, ensure};
+use serde_json::Value;
+use std::net::ToSocketAddrs;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A run directory as the page wants it.
+pub(super) fn source(run_dir: &Path) -> anyhow::Result<Arc<Source>> {
+    let ledger = run_dir.join("ledger.db");
+    ensure!(ledger.is_file(), "run directory {} holds no run (ledger.db is missing)", run_dir.display());
+    let history = Ledger::inspect(&ledger)?;
+    let config = quorum_core::config::load(Some(&run_dir.join("config.resolved.toml")), &[])?;
+    let (samples, supervised) = (config.rollout.prompts_per_step, config.objective.kind);
+    let per_step = (supervised == quorum_core::config::ObjectiveKind::Sft).then_some(samples);
+    let questions: u32 = history.meta.get("test_rows").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let recovery = recover(&history, per_step).map_err(anyhow::Error::msg)?;
+    let figures = recovery.evaluations.iter().filter_map(|(version, evaluation)| {
+        Some((version.to_string(), serde_json::to_value(evaluation.figures(questions)?).ok()?))
+    });
+    let evaluations = Value::Object(figures.collect());
+    let run_id = history.meta.get("run_id").cloned().unwrap_or_default();
+    let material = looked_at(config).context("the questions of the run are read from its data")?;
+    Ok(Source::at_rest(&ledger, Arc::new(material), &run_id, run_dir, evaluations))
+}
+
+pub(super) fn view(run_dir: &Path, http: &str) -> anyhow::Result<()> {
+    let address = http.to_socket_addrs().ok().and_then(|mut a| a.next());
+    let address = address.ok_or_else(|| anyhow!("--http {http} is no address; give HOST:PORT, e.g. 127.0.0.1:7071"))?;
+    ensure!(
+        address.ip().is_loopback(),
+        "--http {http} reaches beyond this machine, and this page asks for no token: use a loopback address, and an SSH tunnel from elsewhere"
+    );
+    let source = source(run_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}; choose another with --http 127.0.0.1:0"))?;
+        super::show(&format!("http://{}/ shows {}; stop with Ctrl-C\n", listener.local_addr()?, run_dir.display()))?;
+        let stop = async {
+            let _ = tokio::signal::ctrl_c().await;
+        };
+        tokio::select! {
+            served = axum::serve(listener, router(source)) => Ok(served?),
+            () = stop => Ok(()),
+        }
+    })
+}
