@@ -46,7 +46,7 @@ await() {
 }
 say() { echo "[$((SECONDS - began)) s] $*"; }
 
-settings=(--config tests/configs/small.toml --set run.steps=50 --set rollout.prompts_per_step=40 --set checkpoint.every=10 --set learner.reduction=fixed --set cluster.heartbeat_seconds=0.5
+settings=(--config tests/configs/small.toml --set run.steps=80 --set rollout.prompts_per_step=40 --set checkpoint.every=10 --set learner.reduction=fixed --set cluster.heartbeat_seconds=0.5
   --set cluster.lease_seconds=20)
 say "the same run on one machine"
 "$scratch/bin/coordinator" --workers 1 "${settings[@]}" --set run.dir="$scratch/local" --progress plain > "$scratch/local.log" 2>&1 ||
@@ -88,9 +88,9 @@ await 60 "a step after it" at_least committed 12
 
 say "kill -9 of a learner rank"
 kill -9 "$(pgrep -f "^$scratch/bin/learner " | head -n 1)"
-await 60 "a step after it" at_least committed 18
-
-grep -q "learner ended by itself" "$scratch/quorum-$job.log" || failed "the ranks were not started again"
+await 60 "the ranks to be started again" grep -q "learner ended by itself" "$scratch/quorum-$job.log"
+after=$(figure committed)
+await 60 "a step after it" at_least committed $((${after:-0} + 1))
 say "signal before the time limit: checkpoint, requeue"
 await 10 "slurmctld" is "$job" RUNNING
 scancel --signal=USR1 --batch "$job"

@@ -7,7 +7,7 @@ use crate::material::{Frozen, Material, Model};
 use crate::resume;
 use crate::run::{Recovery, recover};
 use crate::rundir::{RunDir, RunDirError};
-use quorum_core::config::{self, ConfigError, ObjectiveKind, RunConfig};
+use quorum_core::config::{self, ConfigError, DataSection, ObjectiveKind, RunConfig};
 use quorum_core::digest::weight_size;
 use quorum_core::reward::RewardSource;
 use quorum_data::{DataError, Dataset, OpenOptions};
@@ -180,9 +180,12 @@ fn material(config: RunConfig) -> Result<(Material, Hashes), PrepareError> {
 
 /// The questions of a run that is only looked at; neither the model nor the test data is opened.
 pub(crate) fn looked_at(config: RunConfig) -> Result<Material, PrepareError> {
-    let train = Dataset::open(Path::new(&config.data.train), &OpenOptions::from(&config.data))
-        .map_err(|e| PrepareError::data("data.train", e))?;
     let toml = config::to_toml(&config)?;
+    // Labels and responses are not shown.
+    let none = || "none".to_owned();
+    let questions = DataSection { answer_column: none(), response_column: none(), ..config.data.clone() };
+    let train = Dataset::open(Path::new(&config.data.train), &OpenOptions::from(&questions))
+        .map_err(|e| PrepareError::data("data.train", e))?;
     Ok(Material::new(config, toml, train, None, Model::default()))
 }
 

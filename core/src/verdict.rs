@@ -1,6 +1,7 @@
 //! Is a run healthy? One pure function of the figures of its steps and its held-out evaluations, shown by the page, `status` and reports.
 //!
-//! Compared are the mean of the first and of the newest [`window`] steps. The rules, each with its id:
+//! Compared are the mean of the first and of the newest [`window`] steps. Differences of votes must also be larger than chance explains
+//! for the number of groups in these steps. The rules, each with its id:
 //!
 //! | id | collapsing | watch |
 //! |---|---|---|
@@ -20,6 +21,8 @@ use serde_json::Value;
 /// Figures of one step; `None` where the run has none (a supervised step has no votes).
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Point {
+    /// Groups of the step.
+    pub groups: Option<f64>,
     /// Mean share of a group's samples in its largest cluster.
     pub agreement: Option<f64>,
     /// Mean entropy of a group's votes, nats.
@@ -54,6 +57,7 @@ impl Point {
             (n > 0.0).then_some(n)
         };
         Self {
+            groups: groups(),
             agreement: get("agreement_mean"),
             vote_entropy: get("vote_entropy_mean"),
             answered: get("answered_ratio"),
@@ -110,6 +114,9 @@ pub struct Verdict {
     pub reasons: Vec<Reason>,
 }
 
+/// Standard deviation of a group's figure, taken for the noise of a mean.
+const SPREAD: f64 = 0.35;
+
 /// Steps whose mean is compared, of a run with `steps` steps done: a fifth of them, 1 to 10.
 pub fn window(steps: usize) -> usize {
     (steps / 5).clamp(1, 10)
@@ -153,21 +160,28 @@ fn accuracy(probes: &[Probe], found: &mut Found<'_>) {
     }
 }
 
+/// What the mean over the groups of a few steps may differ by chance: two standard errors of a difference.
+fn chance(head: &[Point], tail: &[Point]) -> f64 {
+    let groups = |points: &[Point]| points.iter().filter_map(|p| p.groups).sum::<f64>().max(1.0);
+    2.0 * SPREAD * (1.0 / groups(head) + 1.0 / groups(tail)).sqrt()
+}
+
 fn votes(head: &[Point], tail: &[Point], found: &mut Found<'_>) {
+    let chance = chance(head, tail);
     let percent = |v: f64| format!("{:.0} %", 100.0 * v);
     if let Some((a, b)) = pair(head, tail, |p| p.common_answer) {
         let text = format!("{} of the groups vote for one same answer ({} at the start)", percent(b), percent(a));
-        found("one_answer", b >= 0.5 && b - a >= 0.3, b >= 0.3 && b - a >= 0.15, text);
+        found("one_answer", b >= 0.5 && b - a >= 0.3f64.max(chance), b >= 0.3 && b - a >= 0.15f64.max(chance), text);
     }
     if let Some((a, b)) = pair(head, tail, |p| p.agreement) {
         let rise = pair(head, tail, |p| p.vote_entropy).map_or(0.0, |(a, b)| b - a);
         let text = format!("votes fall apart: agreement went from {} to {}", percent(a), percent(b));
-        found("falling_apart", a - b >= 0.2 && rise >= 0.4, a - b >= 0.1, text);
+        found("falling_apart", a - b >= 0.2f64.max(chance) && rise >= 0.4, a - b >= 0.1f64.max(chance), text);
     }
     if let Some((a, b)) = pair(head, tail, |p| p.answered) {
         let (a, b) = (1.0 - a, 1.0 - b);
         let text = format!("{} of the responses have no answer ({} at the start)", percent(b), percent(a));
-        found("missing", b >= 0.5 && b - a >= 0.3, b - a >= 0.1, text);
+        found("missing", b >= 0.5 && b - a >= 0.3f64.max(chance), b - a >= 0.1f64.max(chance), text);
     }
     if let Some(b) = mean(tail, |p| p.unanimous) {
         let text = format!("{} of the groups agree whole: there is little left to learn from", percent(b));
@@ -225,6 +239,7 @@ mod tests {
         let point = |i: usize| {
             let t = i as f64 / 19.0;
             Point {
+                groups: Some(128.0),
                 agreement: at(|p| p.agreement, t),
                 vote_entropy: at(|p| p.vote_entropy, t),
                 answered: at(|p| p.answered, t),
@@ -242,6 +257,7 @@ mod tests {
 
     fn start() -> Point {
         Point {
+            groups: Some(128.0),
             agreement: Some(0.75),
             vote_entropy: Some(0.63),
             answered: Some(1.0),
@@ -293,6 +309,20 @@ mod tests {
             let v = verdict(&wanted, &[]);
             assert_eq!((v.level, v.reasons.first().map(|r| r.rule)), (level, Some(rule)), "{:?}", v.reasons);
         }
+    }
+
+    #[test]
+    fn a_handful_of_groups_is_noise() {
+        let point = |agreement, vote_entropy| Point {
+            groups: Some(8.0),
+            agreement: Some(agreement),
+            vote_entropy: Some(vote_entropy),
+            ..start()
+        };
+        let fell = [point(0.78, 0.5), point(0.7, 0.8), point(0.58, 1.0)];
+        assert_eq!(verdict(&fell, &[]).level, Level::Healthy);
+        let many: Vec<Point> = fell.iter().map(|p| Point { groups: Some(800.0), ..*p }).collect();
+        assert_eq!(verdict(&many, &[]).level, Level::Collapsing);
     }
 
     #[test]

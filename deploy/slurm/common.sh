@@ -10,7 +10,7 @@ QUORUM_RUN_DIR=${QUORUM_RUN_DIR:?set QUORUM_RUN_DIR to a directory that all node
 member=(--coordinator-file "$QUORUM_RUN_DIR/endpoints.json" --join-seconds 3600 --reconnect-seconds 3600)
 [ -z "${QUORUM_DEVICE:-}" ] || member+=(--device "$QUORUM_DEVICE")
 # What the coordinator listens on.
-listen=()
+listen=(--set cluster.join_seconds=3600)
 if [ -n "${QUORUM_CERTS:-}" ]; then
   member+=(--tls-ca "$QUORUM_CERTS/member/ca.pem" --tls-cert "$QUORUM_CERTS/member/cert.pem" --tls-key "$QUORUM_CERTS/member/key.pem"
     --token-file "$QUORUM_CERTS/member/token")

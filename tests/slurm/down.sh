@@ -7,6 +7,10 @@ sleep 1
 for file in "$D"/slurmd.*.pid "$D/slurmctld.pid"; do
   [ -s "$file" ] && kill "$(cat "$file")" 2>/dev/null
 done
+# Step daemons outlive a slurmd that was killed.
+for process in $(pgrep slurmstepd); do
+  grep -qzxF "SLURM_CONF=$D/slurm.conf" "/proc/$process/environ" 2>/dev/null && kill -9 "$process" 2>/dev/null
+done
 sleep 1
 [ -s "$D/munge/pid" ] && kill "$(cat "$D/munge/pid")" 2>/dev/null
 true

@@ -55,7 +55,7 @@ pub struct Filter {
 pub fn list(source: &Source, filter: &Filter) -> Result<Value, ApiError> {
     let committed = source.columns()?.next();
     let (from, until) = match filter.step {
-        Some(step) => (step, step + 1),
+        Some(step) => (step, step.saturating_add(1)),
         None => ((committed + 1).saturating_sub(STEPS), committed + 1),
     };
     let rows = source.ledger.groups(from, until)?;

@@ -162,6 +162,9 @@ impl Source {
     pub(super) async fn overview(self: &Arc<Self>) -> Result<Value, ApiError> {
         let status = self.status().await;
         let evaluations = self.evaluations(&status);
+        // The test data of a run at rest is not opened.
+        let asked =
+            evaluations.as_object().into_iter().flatten().filter_map(|(_, f)| f.get("n")?.as_u64()).max().unwrap_or(0);
         let judged = evaluations.clone();
         let (steps, digest, verdict) = self
             .read(move |source| {
@@ -180,7 +183,7 @@ impl Source {
             "committed": steps,
             "group_size": self.material.config.rollout.group_size,
             "train_questions": self.material.train_len(),
-            "test_questions": self.material.questions(),
+            "test_questions": asked.max(u64::from(self.material.questions())),
             "verdict": verdict,
             "evaluations": evaluations,
             "status": status,

@@ -32,6 +32,10 @@ spec:
         {{- if .Values.run.config }}
         - --config=/etc/quorum/run/run.toml
         {{- end }}
+        {{- if not (hasKey (.Values.run.settings | default dict) "cluster.join_seconds") }}
+        # Pods may wait for nodes and images.
+        - --set=cluster.join_seconds=1800
+        {{- end }}
         {{- range $key, $value := .Values.run.settings }}
         - {{ printf "--set=%s=%s" $key (kindIs "string" $value | ternary $value (toJson $value)) | quote }}
         {{- end }}
