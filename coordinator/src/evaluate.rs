@@ -5,7 +5,9 @@ use quorum_core::seed::Stream;
 use quorum_core::types::{Finish, Group, Purpose};
 use quorum_core::vote::{VoteRule, vote};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 /// Bootstrap resamples of the intervals.
 const RESAMPLES: u64 = 2000;
@@ -85,7 +87,9 @@ pub struct Question {
 /// Answers of one version, by slot.
 #[derive(Debug, Clone, Default)]
 pub struct Evaluation {
-    pub questions: BTreeMap<u32, Question>,
+    questions: BTreeMap<u32, Question>,
+    /// Kept once they are known: the intervals take thousands of resamples, and every look at the run asks for them.
+    figures: OnceLock<Figures>,
 }
 
 /// The figures of one version; all are ratios in 0..=1, the intervals are 95 % bootstrap intervals over questions.
@@ -123,6 +127,7 @@ pub struct Gains {
 impl Evaluation {
     /// Adds one graded lease.
     pub fn add(&mut self, slot: u32, row: u64, purpose: Purpose, outcome: Outcome) {
+        self.figures.take();
         let q = self.questions.entry(slot).or_default();
         q.row = row;
         match purpose {
@@ -133,12 +138,21 @@ impl Evaluation {
         }
     }
 
+    /// Questions that have any answer.
+    pub fn asked(&self) -> u32 {
+        self.questions.len() as u32
+    }
+
     /// The figures, once every question has all three answers.
     pub fn figures(&self, questions: u32) -> Option<Figures> {
         let complete = |q: &&Question| q.greedy.is_some() && q.sampled.is_some() && q.cool.is_some();
         if questions == 0 || self.questions.values().filter(complete).count() != questions as usize {
             return None;
         }
+        Some(self.figures.get_or_init(|| self.compute()).clone())
+    }
+
+    fn compute(&self) -> Figures {
         let share = |o: &Option<Outcome>| {
             o.as_ref().map_or(0.0, |o| ratio(o.correct.iter().filter(|c| **c).count(), o.correct.len()))
         };
@@ -148,7 +162,7 @@ impl Evaluation {
         let cool = of(&|q| share(&q.cool));
         let vote = of(&|q| f64::from(u8::from(q.sampled.as_ref().is_some_and(|o| o.vote_correct))));
         let truncated = of(&|q| q.sampled.as_ref().map_or(0.0, |o| ratio(o.truncated as usize, o.correct.len())));
-        Some(Figures {
+        Figures {
             greedy: average(&greedy),
             mean: average(&mean),
             mean_t03: average(&cool),
@@ -159,7 +173,7 @@ impl Evaluation {
             mean_t03_interval: bootstrap(&cool),
             vote_interval: bootstrap(&vote),
             truncated: average(&truncated),
-        })
+        }
     }
 
     /// How much better `after` is, over the questions both have. None unless both are complete.
@@ -199,6 +213,12 @@ impl Evaluation {
             out
         })
     }
+}
+
+/// The figures of every complete evaluation, as JSON, by version.
+pub fn figures_by_version(evaluations: &BTreeMap<u64, Evaluation>, questions: u32) -> BTreeMap<u64, Value> {
+    let of = |(version, e): (&u64, &Evaluation)| Some((*version, serde_json::to_value(e.figures(questions)?).ok()?));
+    evaluations.iter().filter_map(of).collect()
 }
 
 fn ratio(part: usize, whole: usize) -> f64 {

@@ -1,11 +1,12 @@
 //! Everything that can be wrong with a run is found here, before anything starts: configuration, model, data, run directory, ledger.
 
 use crate::aside;
+use crate::evaluate::figures_by_version;
 use crate::ledger::{History, Ledger, LedgerError, Write};
 use crate::lengths::{Followed, Ruler};
 use crate::material::{Frozen, Material, Model};
 use crate::resume;
-use crate::run::{Recovery, recover};
+use crate::run::{Recovery, recover, supervised_per_step};
 use crate::rundir::{RunDir, RunDirError};
 use quorum_core::config::{self, ConfigError, DataSection, ObjectiveKind, RunConfig};
 use quorum_core::digest::weight_size;
@@ -135,13 +136,10 @@ pub async fn prepare(request: &RunRequest, config: RunConfig) -> Result<Prepared
             id
         }
     };
-    let per_step = material.supervised().then_some(material.config.rollout.prompts_per_step);
+    let per_step = supervised_per_step(&material.config);
     let recovery = recover(&history, per_step).map_err(PrepareError::Unfit)?;
     dir.rewrite_metrics(&history.steps)?;
-    let figures = |(version, e): (&u64, &crate::evaluate::Evaluation)| {
-        Some((*version, serde_json::to_value(e.figures(material.questions())?).ok()?))
-    };
-    let evaluations: Vec<_> = recovery.evaluations.iter().filter_map(figures).collect();
+    let evaluations = figures_by_version(&recovery.evaluations, material.questions());
     if let Err(e) = crate::tensorboard::begin(dir.path(), &history.steps, &evaluations) {
         tracing::warn!("the TensorBoard file cannot be written: {e}");
     }

@@ -18,9 +18,11 @@ pub struct Stored {
 
 /// Reads it.
 pub(crate) fn stored(dir: &Path) -> Result<Stored, PrepareError> {
-    let path = dir.join("ledger.db");
+    let path = dir.join(crate::rundir::LEDGER);
     if !path.is_file() {
-        return Err(crate::rundir::RunDirError::NoRun { path: dir.to_path_buf(), missing: "ledger.db" }.into());
+        return Err(
+            crate::rundir::RunDirError::NoRun { path: dir.to_path_buf(), missing: crate::rundir::LEDGER }.into()
+        );
     }
     let meta = Ledger::inspect(&path)?.meta;
     let (Some(run_id), Some(config)) = (meta.get("run_id").cloned(), meta.get("config").cloned()) else {

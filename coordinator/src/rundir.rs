@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 /// Addresses and process id of the coordinator, while one runs.
 pub const ENDPOINTS: &str = "endpoints.json";
+/// The ledger.
+pub const LEDGER: &str = "ledger.db";
 
 /// What can be wrong with a run directory.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +64,7 @@ impl RunDir {
     /// # Errors
     /// There is none, it is locked, or it cannot be written.
     pub fn open(path: &Path) -> Result<Self, RunDirError> {
-        for missing in ["ledger.db", "config.resolved.toml"] {
+        for missing in [LEDGER, "config.resolved.toml"] {
             if !path.join(missing).is_file() {
                 return Err(RunDirError::NoRun { path: path.to_path_buf(), missing });
             }
@@ -113,7 +115,7 @@ impl RunDir {
     }
 
     pub fn ledger(&self) -> PathBuf {
-        self.path.join("ledger.db")
+        self.path.join(LEDGER)
     }
 
     /// Directory of a checkpoint.

@@ -6,6 +6,7 @@
 use crate::ledger::StepRow;
 use prost::Message;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -48,7 +49,7 @@ struct Scalar {
 ///
 /// # Errors
 /// It cannot be written.
-pub fn begin(run_dir: &Path, steps: &[StepRow], evaluations: &[(u64, Value)]) -> io::Result<()> {
+pub fn begin(run_dir: &Path, steps: &[StepRow], evaluations: &BTreeMap<u64, Value>) -> io::Result<()> {
     let dir = run_dir.join(DIR);
     fs::create_dir_all(&dir)?;
     let now = unix();
@@ -169,7 +170,7 @@ mod tests {
             manifest: String::new(),
         };
         let figures = serde_json::json!({"greedy": 0.75, "greedy_interval": [0.7, 0.8], "n": 100});
-        begin(dir.path(), &[row(0)], &[(0, figures.clone())]).unwrap();
+        begin(dir.path(), &[row(0)], &BTreeMap::from([(0, figures.clone())])).unwrap();
         add_step(dir.path(), 2, &row(1).metrics, &row(1).timings).unwrap();
         add_evaluation(dir.path(), 2, &figures).unwrap();
         let file = dir.path().join(DIR).join(FILE);
@@ -183,7 +184,7 @@ mod tests {
             all
         };
         let during = told(&read(&file));
-        begin(dir.path(), &[row(0), row(1)], &[(0, figures.clone()), (2, figures)]).unwrap();
+        begin(dir.path(), &[row(0), row(1)], &BTreeMap::from([(0, figures.clone()), (2, figures)])).unwrap();
         let events = read(&file);
         assert_eq!(told(&events), during);
         assert_eq!(events[0].file_version.as_deref(), Some("brain.Event:2"));

@@ -42,7 +42,11 @@ impl Stream {
 
     /// 64 random bits at `counter`.
     pub fn bits(&mut self, counter: u64) -> u64 {
-        self.rng.set_word_pos(u128::from(counter) * 2);
+        let position = u128::from(counter) * 2;
+        // Setting the position throws away what is computed ahead, which the next counter needs.
+        if self.rng.get_word_pos() != position {
+            self.rng.set_word_pos(position);
+        }
         self.rng.next_u64()
     }
 

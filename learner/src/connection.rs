@@ -50,7 +50,7 @@ impl Connection {
             }
         })?;
         let vitals = Arc::new(Vitals::default());
-        let patience = options.reconnect_patience();
+        let patience = options.member.reconnect_patience();
         let inside = runtime.enter();
         let heartbeat = Arc::new(Heartbeat::start(&session, vitals.clone(), patience));
         drop(inside);

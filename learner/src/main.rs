@@ -68,24 +68,24 @@ fn start(options: &Options) -> anyhow::Result<()> {
 /// Joins, trains, and joins again after being fenced: a new epoch starts from the newest checkpoint.
 fn serve(options: &Options, place: Place, runtime: &Handle, stop: &CancellationToken) -> Result<(), LearnerError> {
     let mut join = JoinOptions {
-        link: options.link(),
+        link: options.member.link(),
         role: v1::Role::Learner,
         caller_id: options.caller_id(place),
-        run_id: options.run.clone(),
+        run_id: options.member.run.clone(),
         config_digest: String::new(),
         instruction_set: options.device.describe(),
-        metrics_address: runtime.block_on(metrics::start(&options.page()))?,
+        metrics_address: runtime.block_on(metrics::start(&options.member.page()))?,
         relay_address: String::new(),
         rank: place.rank,
         world: place.world,
-        patience: options.join_patience(),
+        patience: options.member.join_patience(),
     };
     loop {
         let connection = Connection::join(&join, options, runtime, stop)?;
         let session = connection.session.clone();
         join.run_id.clone_from(&session.reply.run_id);
         join.config_digest.clone_from(&session.reply.config_digest);
-        join.patience = options.reconnect_patience();
+        join.patience = options.member.reconnect_patience();
         let mut again = true;
         set_ready(true);
         let result = Group::form(&connection, options).and_then(|mut group| {

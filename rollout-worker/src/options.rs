@@ -2,21 +2,16 @@
 
 use crate::relay::RelayOptions;
 use clap::Parser;
-use quorum_core::client::{LinkOptions, PageOptions, cores};
+use quorum_core::client::{MemberFlags, cores};
 use quorum_engine::{Device, EngineError};
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Generates and votes for a Quorum run; joins and leaves at any time.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rollout-worker", version)]
 pub struct Options {
-    /// gRPC address of the coordinator, e.g. http://127.0.0.1:7070.
-    #[arg(long, value_name = "URL", env = "QUORUM_COORDINATOR", required_unless_present = "coordinator_file")]
-    pub coordinator: Option<String>,
-    /// File in which the coordinator says where it is, RUN_DIR/endpoints.json on a shared file system; waited for, and read again at reconnects.
-    #[arg(long, value_name = "PATH", env = "QUORUM_COORDINATOR_FILE", conflicts_with = "coordinator")]
-    pub coordinator_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub member: MemberFlags,
     /// Where to compute: cpu, candle-cpu or cuda:N; several are separated by commas and get an engine each, which share the leases.
     #[arg(long, value_name = "DEVICE", value_delimiter = ',', default_value = "cpu")]
     pub device: Vec<Device>,
@@ -26,27 +21,6 @@ pub struct Options {
     /// Name of this worker, stable over reconnects.
     #[arg(long, value_name = "NAME", env = "QUORUM_ID")]
     pub id: Option<String>,
-    /// Join this run only.
-    #[arg(long, value_name = "RUN_ID", default_value = "")]
-    pub run: String,
-    /// File with the run's shared token.
-    #[arg(long, value_name = "FILE", env = "QUORUM_TOKEN_FILE")]
-    pub token_file: Option<PathBuf>,
-    /// PEM of the authority that signed the coordinator's certificate (with https).
-    #[arg(long, value_name = "FILE", env = "QUORUM_TLS_CA")]
-    pub tls_ca: Option<PathBuf>,
-    /// PEM of the certificate to show a coordinator that asks for one; also that of the page of --metrics.
-    #[arg(long, value_name = "FILE", requires = "tls_key", env = "QUORUM_TLS_CERT")]
-    pub tls_cert: Option<PathBuf>,
-    /// PEM of its key.
-    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "QUORUM_TLS_KEY")]
-    pub tls_key: Option<PathBuf>,
-    /// Address of the page for Prometheus and probes. Beyond this machine it needs --tls-cert, --tls-key and --token-file, or --insecure.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
-    pub metrics: String,
-    /// Allow addresses beyond this machine without TLS and token.
-    #[arg(long)]
-    pub insecure: bool,
     /// Address on which weights are handed on to other workers, or "off". Without it: a free port if the coordinator is on this machine, else off.
     /// Beyond this machine it needs --tls-cert, --tls-key and --token-file, or --insecure.
     #[arg(long, value_name = "HOST:PORT", env = "QUORUM_RELAY")]
@@ -59,38 +33,16 @@ pub struct Options {
     /// whatever ends.
     #[arg(long)]
     pub stay: bool,
-    /// Seconds to wait for a coordinator at the start.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
-    pub join_seconds: f64,
-    /// Seconds to wait for a coordinator that went away.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600.0)]
-    pub reconnect_seconds: f64,
     /// Log filter, e.g. info or quorum_rollout_worker=debug.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
 }
 
 impl Options {
-    /// How to reach the coordinator.
-    pub fn link(&self) -> LinkOptions {
-        LinkOptions {
-            url: LinkOptions::address(self.coordinator.as_deref(), self.coordinator_file.as_deref()),
-            token_file: self.token_file.clone(),
-            tls_ca: self.tls_ca.clone(),
-            tls_cert: self.tls_cert.clone(),
-            tls_key: self.tls_key.clone(),
-        }
-    }
-
-    /// Where the page for Prometheus and probes listens.
-    pub fn page(&self) -> PageOptions {
-        PageOptions { listen: self.metrics.clone(), link: self.link(), insecure: self.insecure }
-    }
-
     /// How weights are handed on.
     pub fn relay(&self) -> RelayOptions {
         let (listen, dir) = (self.relay.clone(), self.relay_dir.clone());
-        RelayOptions { listen, dir, link: self.link(), insecure: self.insecure }
+        RelayOptions { listen, dir, link: self.member.link(), insecure: self.member.insecure }
     }
 
     /// `--id`, or host and process number.
@@ -126,16 +78,4 @@ impl Options {
     pub fn describe_devices(&self) -> String {
         self.device.iter().map(|d| d.describe()).collect::<Vec<_>>().join(", ")
     }
-
-    pub fn join_patience(&self) -> Duration {
-        seconds(self.join_seconds)
-    }
-
-    pub fn reconnect_patience(&self) -> Duration {
-        seconds(self.reconnect_seconds)
-    }
-}
-
-fn seconds(value: f64) -> Duration {
-    Duration::try_from_secs_f64(value).unwrap_or(Duration::from_secs(60))
 }

@@ -50,21 +50,21 @@ enum End {
 /// # Errors
 /// One line that names the coordinator, the model or the engine.
 pub async fn run(options: Options, stop: Stop) -> Result<(), WorkerError> {
-    let metrics_address = metrics::start(&options.page()).await?;
+    let metrics_address = metrics::start(&options.member.page()).await?;
     metrics::of_worker(&options.caller_id());
     let mut relay = Relay::bind(options.relay()).await?;
     let mut join = JoinOptions {
-        link: options.link(),
+        link: options.member.link(),
         role: v1::Role::RolloutWorker,
         caller_id: options.caller_id(),
-        run_id: options.run.clone(),
+        run_id: options.member.run.clone(),
         config_digest: String::new(),
         instruction_set: options.describe_devices(),
         metrics_address,
         relay_address: relay.url.clone(),
         rank: 0,
         world: 1,
-        patience: options.join_patience(),
+        patience: options.member.join_patience(),
     };
     let mut engines: Option<(Model, Vec<EngineHandle>)> = None;
     loop {
@@ -80,7 +80,7 @@ pub async fn run(options: Options, stop: Stop) -> Result<(), WorkerError> {
         );
         join.run_id.clone_from(&session.reply.run_id);
         join.config_digest.clone_from(&session.reply.config_digest);
-        join.patience = options.reconnect_patience();
+        join.patience = options.member.reconnect_patience();
         relay.serve(&session)?;
         match Serving::start(session, &options, &relay.shelf, &mut engines).await {
             Ok(mut serving) => match serving.until_end(&stop).await? {
@@ -90,7 +90,7 @@ pub async fn run(options: Options, stop: Stop) -> Result<(), WorkerError> {
                     if !options.stay {
                         return Ok(());
                     }
-                    join.run_id.clone_from(&options.run);
+                    join.run_id.clone_from(&options.member.run);
                     join.config_digest.clear();
                     tokio::select! {
                         () = tokio::time::sleep(NEXT_RUN) => {}
@@ -127,7 +127,7 @@ impl Serving {
         engines: &mut Option<(Model, Vec<EngineHandle>)>,
     ) -> Result<Self, WorkerError> {
         let vitals = Arc::new(Vitals::default());
-        let heartbeat = Heartbeat::start(&session, vitals.clone(), options.reconnect_patience());
+        let heartbeat = Heartbeat::start(&session, vitals.clone(), options.member.reconnect_patience());
         let (model, engines) = match engines.take().filter(|(model, _)| model.serves(&session)) {
             Some(ready) => engines.insert(ready),
             None => {
@@ -143,7 +143,7 @@ impl Serving {
             weights: WeightStore::new(model.trainable(&session)?, shelf.clone()),
             engines: engines.clone(),
             session,
-            patience: options.reconnect_patience(),
+            patience: options.member.reconnect_patience(),
             heartbeat,
             vitals,
             images: Images::default(),

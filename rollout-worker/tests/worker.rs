@@ -171,10 +171,12 @@ async fn a_lease_taken_back_is_not_answered() {
 async fn another_run_or_an_absent_coordinator_is_one_clear_line() {
     let fake = fake();
     let running = fake.serve().await;
-    let other = Options { run: "run-2".into(), ..options(&running, 1) };
+    let mut other = options(&running, 1);
+    other.member.run = "run-2".into();
     let error = run(other, Stop::default()).await.unwrap_err().to_string();
     assert!(error.contains(&running.url) && error.contains("run-1") && error.contains("run-2"), "{error}");
-    let absent = Options { coordinator: Some("127.0.0.1:9".into()), join_seconds: 0.5, ..options(&running, 1) };
+    let mut absent = options(&running, 1);
+    (absent.member.coordinator, absent.member.join_seconds) = (Some("127.0.0.1:9".into()), 0.5);
     let error = run(absent, Stop::default()).await.unwrap_err().to_string();
     assert!(error.contains("http://127.0.0.1:9") && error.contains("did not answer"), "{error}");
     assert!(!error.contains('\n'));

@@ -4,21 +4,18 @@ use super::cli::ExportOptions;
 use crate::aside::{self, Aside};
 use crate::card::{Facts, card};
 use crate::checkpoints::{ADAPTER, MODEL};
-use crate::ledger::{CheckpointRow, History, Ledger};
+use crate::ledger::{CheckpointRow, History};
 use crate::prepare::hash_model;
-use crate::run::recover;
+use crate::run::{recover, supervised_per_step};
 use anyhow::{Context, anyhow, bail, ensure};
-use quorum_core::config::{ObjectiveKind, RunConfig};
+use quorum_core::config::RunConfig;
 use quorum_model::{Checkpoint, Partition, SaveDtype, SaveOptions};
 use std::path::{Path, PathBuf};
 
 pub(super) fn export(options: &ExportOptions) -> anyhow::Result<()> {
     let run = &options.run_dir;
-    let ledger = run.join("ledger.db");
-    ensure!(ledger.is_file(), "run directory {} holds no run (ledger.db is missing)", run.display());
-    let history = Ledger::inspect(&ledger)?;
+    let (history, config) = super::opened(run)?;
     let (row, dir) = choose(run, &history.checkpoints(), options.step)?;
-    let config = quorum_core::config::load(Some(&run.join("config.resolved.toml")), &[])?;
     let checkpoint = Checkpoint::open(Path::new(&config.model.path)).context("model.path of the run")?;
     // What was not trained comes from the base: another base would make another model than the one that was evaluated.
     let files = hash_model(Path::new(&config.model.path), &checkpoint)?;
@@ -104,10 +101,9 @@ fn facts(
     checkpoint: &Checkpoint,
     dtype: SaveDtype,
 ) -> anyhow::Result<Facts> {
-    let supervised = config.objective.kind == ObjectiveKind::Sft;
-    let recovery = recover(history, supervised.then_some(config.rollout.prompts_per_step)).map_err(|e| anyhow!(e))?;
+    let recovery = recover(history, supervised_per_step(config)).map_err(|e| anyhow!(e))?;
     let evaluation = |version: u64| recovery.evaluations.get(&version);
-    let figures = |version: u64| evaluation(version).and_then(|e| e.figures(e.questions.len() as u32));
+    let figures = |version: u64| evaluation(version).and_then(|e| e.figures(e.asked()));
     let meta = |key: &str| history.meta.get(key).cloned().unwrap_or_default();
     let gain = evaluation(0).zip(evaluation(row.steps)).and_then(|(before, after)| before.gain(after));
     let list = std::fs::read_to_string(run.join(aside::FILE)).unwrap_or_default();

@@ -12,7 +12,12 @@ mod run;
 mod status;
 mod view;
 
+use crate::ledger::{History, Ledger};
+use crate::rundir::LEDGER;
+use anyhow::ensure;
+use quorum_core::RunConfig;
 use std::io::Write;
+use std::path::Path;
 
 pub use cli::{Cli, Command};
 
@@ -22,6 +27,14 @@ fn show(text: &str) -> anyhow::Result<()> {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
         _ => Ok(()),
     }
+}
+
+/// What a run directory says of itself, without driving it.
+fn opened(run_dir: &Path) -> anyhow::Result<(History, RunConfig)> {
+    let ledger = run_dir.join(LEDGER);
+    ensure!(ledger.is_file(), "run directory {} holds no run ({LEDGER} is missing)", run_dir.display());
+    let history = Ledger::inspect(&ledger)?;
+    Ok((history, quorum_core::config::load(Some(&run_dir.join("config.resolved.toml")), &[])?))
 }
 
 /// Does what the command line says.

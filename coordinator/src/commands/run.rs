@@ -7,7 +7,7 @@ use crate::ledger::Ledger;
 use crate::material::Material;
 use crate::mirror::{self, Mirror, Place};
 use crate::prepare::{Prepared, RunRequest, configuration, prepare};
-use crate::run::{Event, Handle, Observer, Parts, RunEnd, start};
+use crate::run::{Event, Handle, Observer, Parts, RunEnd, start, supervised_per_step};
 use crate::rundir::{ENDPOINTS, RunDir};
 use crate::service::{Server, Shared, Sockets, bind, serve};
 use crate::show::{Progress, Report, Start, Style, report, table};
@@ -360,7 +360,7 @@ impl Running {
 /// Writes report.json and the per-question files from the ledger.
 fn finish(material: &Material, dir: &RunDir) -> anyhow::Result<Report> {
     let history = Ledger::inspect(&dir.ledger())?;
-    let per_step = material.supervised().then_some(material.config.rollout.prompts_per_step);
+    let per_step = supervised_per_step(&material.config);
     let questions = if material.config.eval.enabled { material.questions() } else { 0 };
     let set_aside = aside::report(material, &history.quarantine);
     let report = report(&history, &dir.path().display().to_string(), questions, per_step, set_aside)

@@ -3,7 +3,7 @@
 use crate::rundir::ENDPOINTS;
 use anyhow::{Context, anyhow, ensure};
 use clap::Args;
-use quorum_core::client::{Link, LinkOptions};
+use quorum_core::client::{Credentials, Link};
 use quorum_proto::v1::StatusRequest;
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -30,14 +30,8 @@ pub struct StatusOptions {
     /// Its gRPC address, with the same flags as a worker's; from anywhere, and also where its page is HTTPS. Stronger than RUN_DIR.
     #[arg(long, value_name = "URL", env = "QUORUM_COORDINATOR")]
     pub coordinator: Option<String>,
-    #[arg(long, value_name = "FILE", env = "QUORUM_TOKEN_FILE")]
-    pub token_file: Option<PathBuf>,
-    #[arg(long, value_name = "FILE", env = "QUORUM_TLS_CA")]
-    pub tls_ca: Option<PathBuf>,
-    #[arg(long, value_name = "FILE", env = "QUORUM_TLS_CERT")]
-    pub tls_cert: Option<PathBuf>,
-    #[arg(long, value_name = "FILE", env = "QUORUM_TLS_KEY")]
-    pub tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub credentials: Credentials,
     /// Fail unless the worker or learner of this name is a member; prints it alone.
     #[arg(long, value_name = "ID", env = "QUORUM_ID")]
     pub member: Option<String>,
@@ -62,13 +56,7 @@ pub(super) fn status(options: &StatusOptions) -> anyhow::Result<()> {
 fn call(url: &str, options: &StatusOptions) -> anyhow::Result<Value> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let reply = runtime.block_on(async {
-        let link = Link::new(&LinkOptions {
-            url: url.to_owned(),
-            token_file: options.token_file.clone(),
-            tls_ca: options.tls_ca.clone(),
-            tls_cert: options.tls_cert.clone(),
-            tls_key: options.tls_key.clone(),
-        })?;
+        let link = Link::new(&options.credentials.link(url.to_owned()))?;
         link.call("Status", TIMEOUT, link.cluster().status(StatusRequest {})).await
     })?;
     Ok(serde_json::from_str(&reply.json)?)
@@ -94,7 +82,7 @@ fn page(run_dir: Option<&Path>, http: Option<&str>) -> anyhow::Result<Value> {
 fn announced(dir: &Path) -> anyhow::Result<String> {
     let path = dir.join(ENDPOINTS);
     let text = std::fs::read_to_string(&path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound if dir.join("ledger.db").is_file() => anyhow!(
+        std::io::ErrorKind::NotFound if dir.join(crate::rundir::LEDGER).is_file() => anyhow!(
             "no coordinator runs in {dir}; its results are in report.json and metrics.jsonl, or go on with `coordinator --resume {dir}`",
             dir = dir.display()
         ),

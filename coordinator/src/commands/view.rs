@@ -1,32 +1,25 @@
 //! `coordinator view`: the page over a run directory, without a coordinator.
 
-use crate::ledger::Ledger;
+use crate::evaluate::figures_by_version;
 use crate::prepare::looked_at;
-use crate::run::recover;
+use crate::run::{recover, supervised_per_step};
+use crate::rundir::LEDGER;
 use crate::web::{Source, router};
 use anyhow::{Context, anyhow, ensure};
-use serde_json::Value;
 use std::net::ToSocketAddrs;
 use std::path::Path;
 use std::sync::Arc;
 
 /// A run directory as the page wants it.
 pub(super) fn source(run_dir: &Path) -> anyhow::Result<Arc<Source>> {
-    let ledger = run_dir.join("ledger.db");
-    ensure!(ledger.is_file(), "run directory {} holds no run (ledger.db is missing)", run_dir.display());
-    let history = Ledger::inspect(&ledger)?;
-    let config = quorum_core::config::load(Some(&run_dir.join("config.resolved.toml")), &[])?;
-    let (samples, supervised) = (config.rollout.prompts_per_step, config.objective.kind);
-    let per_step = (supervised == quorum_core::config::ObjectiveKind::Sft).then_some(samples);
+    let (history, config) = super::opened(run_dir)?;
     let questions: u32 = history.meta.get("test_rows").and_then(|n| n.parse().ok()).unwrap_or(0);
-    let recovery = recover(&history, per_step).map_err(anyhow::Error::msg)?;
-    let figures = recovery.evaluations.iter().filter_map(|(version, evaluation)| {
-        Some((version.to_string(), serde_json::to_value(evaluation.figures(questions)?).ok()?))
-    });
-    let evaluations = Value::Object(figures.collect());
+    let recovery = recover(&history, supervised_per_step(&config)).map_err(anyhow::Error::msg)?;
+    let figures = figures_by_version(&recovery.evaluations, questions);
+    let evaluations = serde_json::to_value(figures)?;
     let run_id = history.meta.get("run_id").cloned().unwrap_or_default();
     let material = looked_at(config).context("the questions of the run are read from its data")?;
-    Ok(Source::at_rest(&ledger, Arc::new(material), &run_id, run_dir, evaluations))
+    Ok(Source::at_rest(&run_dir.join(LEDGER), Arc::new(material), &run_id, run_dir, evaluations))
 }
 
 pub(super) fn view(run_dir: &Path, http: &str) -> anyhow::Result<()> {

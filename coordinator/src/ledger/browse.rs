@@ -1,6 +1,7 @@
 //! Reading beside the writer, for the page and reports: a few read-only connections that never hold the writer up.
 
-use super::read::StepRow;
+use super::read::{StepRow, step_row, uint};
+use super::write::int;
 use super::{LedgerError, schema};
 use rusqlite::{Connection, OpenFlags, Row, params};
 use std::path::{Path, PathBuf};
@@ -52,17 +53,7 @@ impl Browser {
     /// The ledger cannot be read.
     pub fn steps(&self, from: u64, limit: usize) -> Result<Vec<StepRow>, LedgerError> {
         let sql = "SELECT step, version, digest, metrics, timings, checkpoint, manifest FROM steps WHERE step >= ?1 ORDER BY step LIMIT ?2";
-        self.rows(sql, params![int(from), int(limit as u64)], |r| {
-            Ok(StepRow {
-                step: uint(r, 0)?,
-                version: uint(r, 1)?,
-                digest: r.get(2)?,
-                metrics: r.get(3)?,
-                timings: r.get(4)?,
-                checkpoint: r.get(5)?,
-                manifest: r.get(6)?,
-            })
-        })
+        self.rows(sql, params![int(from), int(limit as u64)], step_row)
     }
 
     /// Groups of the steps `from..until`, newest step first, without their tokens.
@@ -123,14 +114,6 @@ impl Browser {
         connection.busy_timeout(BUSY)?;
         Ok(connection)
     }
-}
-
-fn int(v: u64) -> i64 {
-    i64::try_from(v).unwrap_or(i64::MAX)
-}
-
-fn uint(row: &Row<'_>, i: usize) -> rusqlite::Result<u64> {
-    row.get::<_, i64>(i).map(i64::unsigned_abs)
 }
 
 fn group(r: &Row<'_>) -> rusqlite::Result<GroupRow> {

@@ -82,8 +82,21 @@ impl History {
     }
 }
 
-fn uint(row: &Row<'_>, i: usize) -> rusqlite::Result<u64> {
+pub(super) fn uint(row: &Row<'_>, i: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(i).map(i64::unsigned_abs)
+}
+
+/// A row of `step, version, digest, metrics, timings, checkpoint, manifest`.
+pub(super) fn step_row(r: &Row<'_>) -> rusqlite::Result<StepRow> {
+    Ok(StepRow {
+        step: uint(r, 0)?,
+        version: uint(r, 1)?,
+        digest: r.get(2)?,
+        metrics: r.get(3)?,
+        timings: r.get(4)?,
+        checkpoint: r.get(5)?,
+        manifest: r.get(6)?,
+    })
 }
 
 /// Reads the whole history.
@@ -91,17 +104,7 @@ pub(super) fn history(c: &Connection) -> rusqlite::Result<History> {
     let steps = collect(
         c,
         "SELECT step, version, digest, metrics, timings, checkpoint, manifest FROM steps ORDER BY step",
-        |r| {
-            Ok(StepRow {
-                step: uint(r, 0)?,
-                version: uint(r, 1)?,
-                digest: r.get(2)?,
-                metrics: r.get(3)?,
-                timings: r.get(4)?,
-                checkpoint: r.get(5)?,
-                manifest: r.get(6)?,
-            })
-        },
+        step_row,
     )?;
     let evals =
         collect(c, "SELECT version, purpose, slot, row, outcome FROM evals ORDER BY version, purpose, slot", |r| {

@@ -59,7 +59,7 @@ pub enum Write {
 }
 
 /// SQLite has signed integers; ours never reach 2^63.
-fn int(v: u64) -> i64 {
+pub(super) fn int(v: u64) -> i64 {
     i64::try_from(v).unwrap_or(i64::MAX)
 }
 

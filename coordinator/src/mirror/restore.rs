@@ -20,7 +20,7 @@ pub async fn restore(place: &Place, dir: &Path) -> Result<u64, MirrorError> {
 
 pub(super) async fn from(store: &Store, dir: &Path) -> Result<u64, MirrorError> {
     let local = |path: &Path, reason: String| MirrorError::Local { path: path.display().to_string(), reason };
-    for name in ["ledger.db", "config.resolved.toml", "checkpoints"] {
+    for name in [crate::rundir::LEDGER, "config.resolved.toml", "checkpoints"] {
         if dir.join(name).exists() {
             return Err(local(dir, format!("it holds {name} already: give an empty --run-dir")));
         }
@@ -35,7 +35,8 @@ pub(super) async fn from(store: &Store, dir: &Path) -> Result<u64, MirrorError> 
         match fetch(store, name, &arriving).await {
             Ok(manifest) => {
                 let epoch = claim::newest(store).await?.max(manifest.epoch);
-                Ledger::raise_epoch(&arriving.join("ledger.db"), epoch).map_err(|e| local(&arriving, e.to_string()))?;
+                Ledger::raise_epoch(&arriving.join(crate::rundir::LEDGER), epoch)
+                    .map_err(|e| local(&arriving, e.to_string()))?;
                 settle(&arriving, dir).map_err(|e| local(dir, e.to_string()))?;
                 return Ok(manifest.steps);
             }
@@ -68,7 +69,7 @@ async fn fetch(store: &Store, name: &str, to: &Path) -> Result<Manifest, MirrorE
             return Err(damaged(format!("{} has another size or SHA-256 than promised", file.path)));
         }
     }
-    let history = Ledger::inspect(&to.join("ledger.db")).map_err(|e| damaged(e.to_string()))?;
+    let history = Ledger::inspect(&to.join(crate::rundir::LEDGER)).map_err(|e| damaged(e.to_string()))?;
     let row = history.checkpoints().into_iter().find(|c| c.name == manifest.checkpoint);
     let row = row.ok_or_else(|| damaged(format!("its ledger does not name {}", manifest.checkpoint)))?;
     checkpoints::verify(&to.join("checkpoints").join(&row.name), &row).map_err(|f| damaged(f.reason))?;
@@ -78,7 +79,7 @@ async fn fetch(store: &Store, name: &str, to: &Path) -> Result<Manifest, MirrorE
 /// Moves everything to its place, the ledger last: without it there is no run.
 fn settle(arriving: &Path, dir: &Path) -> std::io::Result<()> {
     let mut names: Vec<_> = std::fs::read_dir(arriving)?.flatten().map(|e| e.file_name()).collect();
-    names.sort_by_key(|n| n == "ledger.db");
+    names.sort_by_key(|n| n == crate::rundir::LEDGER);
     for name in names {
         std::fs::rename(arriving.join(&name), dir.join(&name))?;
     }

@@ -221,12 +221,12 @@ fn stage(dir: &Path, row: &CheckpointRow) -> Result<Vec<(String, PathBuf)>, Stri
             keep(name, &entry.path())?;
         }
     }
-    let ledger = stage.join("ledger.db");
-    Ledger::copy(&dir.join("ledger.db"), &ledger).map_err(|e| e.to_string())?;
+    let ledger = stage.join(crate::rundir::LEDGER);
+    Ledger::copy(&dir.join(crate::rundir::LEDGER), &ledger).map_err(|e| e.to_string())?;
     let named = Ledger::inspect(&ledger).map_err(|e| e.to_string())?.checkpoints();
     if !named.iter().take(2).any(|c| c == row) {
         return Err(format!("{} is no longer one of the two newest checkpoints", row.name));
     }
-    files.push(("ledger.db".into(), ledger));
+    files.push((crate::rundir::LEDGER.into(), ledger));
     Ok(files)
 }

@@ -94,7 +94,7 @@ fn places(config: &RunConfig, setting: Setting, plan: &mut Plan) {
         plan.mistakes.extend(launcher::check(config.learner.ranks, setting.devices).err().map(|e| e.to_string()));
     }
     let dir = Path::new(&config.run.dir);
-    if dir.join("ledger.db").exists() {
+    if dir.join(crate::rundir::LEDGER).exists() {
         plan.mistakes.push(crate::rundir::RunDirError::Taken(dir.to_path_buf()).to_string());
     }
 }

@@ -16,4 +16,4 @@ pub use actor::{Parts, plan_of, start};
 pub use command::{Answer, Batch, Committing, Handle, Head, Joined, RunEnd, status_of};
 pub use event::{Event, Observer};
 pub(crate) use leases::group_row;
-pub use recover::{Recovery, recover};
+pub use recover::{Recovery, recover, supervised_per_step};

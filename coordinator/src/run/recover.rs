@@ -3,6 +3,7 @@
 use crate::evaluate::{Evaluation, Outcome, purpose_of};
 use crate::ledger::{CheckpointRow, History};
 use crate::state::{Recovered, Work};
+use quorum_core::config::{ObjectiveKind, RunConfig};
 use quorum_core::types::Purpose;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +19,11 @@ pub struct Recovery {
     pub quarantined: u64,
     /// Training rows that were given up: they are not asked for again.
     pub bad_rows: BTreeSet<u64>,
+}
+
+/// Samples of a step that the ledger does not count because they come from the data: all of a supervised run.
+pub fn supervised_per_step(config: &RunConfig) -> Option<u32> {
+    (config.objective.kind == ObjectiveKind::Sft).then_some(config.rollout.prompts_per_step)
 }
 
 /// Reads the history.

@@ -1,6 +1,7 @@
 //! The run as JSON for `/status`.
 
 use super::actor::Actor;
+use crate::evaluate::figures_by_version;
 use crate::state::Phase;
 use quorum_proto::v1::Role;
 use serde_json::{Value, json};
@@ -50,11 +51,7 @@ impl Actor {
             })
             .collect();
         let questions = self.state.plan().questions;
-        let evaluations: serde_json::Map<String, Value> = self
-            .evaluations
-            .iter()
-            .filter_map(|(v, e)| Some((v.to_string(), serde_json::to_value(e.figures(questions)?).ok()?)))
-            .collect();
+        let evaluations = figures_by_version(&self.evaluations, questions);
         json!({
             "run_id": self.run_id,
             "run_dir": self.dir.path().display().to_string(),

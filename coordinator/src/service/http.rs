@@ -19,7 +19,7 @@ struct Page {
 
 /// Routes of the page.
 pub(super) fn router(shared: Shared, metrics: PrometheusHandle) -> Router {
-    let ledger = Path::new(&shared.material.config.run.dir).join("ledger.db");
+    let ledger = Path::new(&shared.material.config.run.dir).join(crate::rundir::LEDGER);
     let source = crate::web::Source::live(&ledger, shared.material.clone(), &shared.run_id, shared.run.clone());
     Router::new()
         .route("/metrics", get(metrics_page))

@@ -58,12 +58,11 @@ pub fn list(source: &Source, filter: &Filter) -> Result<Value, ApiError> {
         Some(step) => (step, step.saturating_add(1)),
         None => ((committed + 1).saturating_sub(STEPS), committed + 1),
     };
-    let rows = source.ledger.groups(from, until)?;
+    let rows = voted(source, from, until)?;
     let searched = rows.len();
     let mut found: Vec<(f64, Value)> = Vec::new();
     let earlier = if filter.order == Order::Change { changes(source, &rows)? } else { BTreeMap::new() };
-    for row in &rows {
-        let Ok(vote) = serde_json::from_str::<VoteRecord>(&row.vote) else { continue };
+    for (row, vote) in &rows {
         let change = earlier.get(&(row.step, row.slot)).copied();
         let question = question(source, row.prompt);
         let wanted = filter.outcome.as_deref().is_none_or(|o| o == vote.outcome.label())
@@ -79,7 +78,7 @@ pub fn list(source: &Source, filter: &Filter) -> Result<Value, ApiError> {
             Order::Agreement => f64::from(vote.agreement),
             Order::Change => -change.unwrap_or(0.0),
         };
-        found.push((key, summary(row, &vote, &excerpt(question), change)));
+        found.push((key, summary(row, vote, &excerpt(question), change)));
     }
     // Stable: equal ones stay newest first.
     found.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -190,25 +189,25 @@ fn summary(row: &GroupRow, vote: &VoteRecord, question: &str, change: Option<f64
     })
 }
 
+/// Groups of the steps `from..until` with their votes; one whose vote cannot be read is left out.
+fn voted(source: &Source, from: u64, until: u64) -> Result<Vec<(GroupRow, VoteRecord)>, ApiError> {
+    let read = |row: GroupRow| serde_json::from_str(&row.vote).ok().map(|vote| (row, vote));
+    Ok(source.ledger.groups(from, until)?.into_iter().filter_map(read).collect())
+}
+
 /// How much the votes of each group changed since the question was asked before.
-fn changes(source: &Source, rows: &[GroupRow]) -> Result<BTreeMap<(u64, u32), f64>, ApiError> {
-    let mut before: Vec<(&GroupRow, (u64, u32))> = Vec::new();
-    {
+fn changes(source: &Source, rows: &[(GroupRow, VoteRecord)]) -> Result<BTreeMap<(u64, u32), f64>, ApiError> {
+    let before: Vec<_> = {
         let visits = source.visits()?;
-        before.extend(rows.iter().filter_map(|r| Some((r, visits.before(r.prompt, r.step)?))));
-    }
-    let steps: BTreeSet<u64> = before.iter().map(|(_, (step, _))| *step).collect();
+        rows.iter().filter_map(|(row, vote)| Some((row, vote, visits.before(row.prompt, row.step)?))).collect()
+    };
+    let steps: BTreeSet<u64> = before.iter().map(|(_, _, (step, _))| *step).collect();
     let mut votes: BTreeMap<(u64, u32), VoteRecord> = BTreeMap::new();
     for step in steps {
-        for row in source.ledger.groups(step, step + 1)? {
-            if let Ok(vote) = serde_json::from_str(&row.vote) {
-                votes.insert((row.step, row.slot), vote);
-            }
-        }
+        votes.extend(voted(source, step, step + 1)?.into_iter().map(|(row, vote)| ((row.step, row.slot), vote)));
     }
-    let distance = |(row, earlier): (&GroupRow, (u64, u32))| {
-        let now: VoteRecord = serde_json::from_str(&row.vote).ok()?;
-        Some(((row.step, row.slot), moved(votes.get(&earlier)?, &now)))
+    let distance = |(row, now, earlier): (&GroupRow, &VoteRecord, (u64, u32))| {
+        Some(((row.step, row.slot), moved(votes.get(&earlier)?, now)))
     };
     Ok(before.into_iter().filter_map(distance).collect())
 }

@@ -182,7 +182,7 @@ fn train(
         relay_address: String::new(),
         rank: ranks.rank() as u32,
         world: ranks.world() as u32,
-        patience: options.join_patience(),
+        patience: options.member.join_patience(),
     };
     let connection = Connection::join(&join, &options, runtime.handle(), &CancellationToken::new())?;
     let mut group = Group::new(ranks, config.learner.lanes as usize);
