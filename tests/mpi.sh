@@ -9,29 +9,9 @@ for tool in mpirun mpicc; do
 done
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
-bin=${QUORUM_BIN:-target/release}
-if [ -z "${QUORUM_BIN:-}" ]; then
-  cargo test --release -q -p quorum-learner --features mpi --test mpi
-  cargo build --release -q -p quorum-coordinator -p quorum-rollout-worker
-  cargo build --release -q -p quorum-learner --features mpi
-fi
-"$bin/learner" --version | grep -q mpi || { echo "tests/mpi.sh: $bin/learner was not built with feature mpi" >&2; exit 1; }
-
-scratch=$(mktemp -d /tmp/quorum-mpi-test.XXXXXX)
-# Its own copy: other builds must not change the executables in the middle.
-mkdir "$scratch/bin"
-cp "$bin/coordinator" "$bin/learner" "$bin/rollout-worker" "$scratch/bin/"
-failed() {
-  echo "tests/mpi.sh: $*" >&2
-  tail -n 30 "$scratch"/*.log "$scratch"/*/logs/* >&2 2>/dev/null || true
-  exit 1
-}
-finish() {
-  status=$?
-  for pid in $(pgrep -f "$scratch/bin/" || true); do kill -9 "$pid" 2>/dev/null || true; done
-  [ "$status" = 0 ] && rm -rf "$scratch" || echo "tests/mpi.sh: files are kept in $scratch" >&2
-}
-trap finish EXIT
+[ -n "${QUORUM_BIN:-}" ] || cargo test --release -q -p quorum-learner --features mpi --test mpi
+test=$0
+. tests/cluster.sh
 
 # start NAME RANKS: a small run in the background; its process id is $!.
 start() {
@@ -42,7 +22,8 @@ start() {
 end_state() {
   grep -o '"weights_sha256": *"[0-9a-f]*"' "$scratch/$1/report.json" && cat "$scratch/$1/metrics.jsonl"
 }
-steps() { cat "$scratch/$1/metrics.jsonl" 2>/dev/null | wc -l; }
+two_steps() { [ "$(cat "$scratch/$1/metrics.jsonl" 2>/dev/null | wc -l)" -ge 2 ]; }
+no_ranks() { [ -z "$(pgrep -f "$scratch/bin/learner" || true)" ]; }
 rank_pid() {
   for pid in $(pgrep -f "$scratch/bin/learner" || true); do
     if tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$1"; then echo "$pid"; fi
@@ -62,12 +43,7 @@ ls "$scratch"/four/checkpoints/*/optimizer-00004-of-00004.safetensors >/dev/null
 echo "four ranks, rank 2 killed"
 start killed 4
 run=$!
-for ((i = 0; ; i++)); do
-  [ "$i" -lt 2400 ] || failed "no second step after two minutes"
-  kill -0 "$run" 2>/dev/null || failed "the run ended before a rank was killed"
-  [ "$(steps killed)" -lt 2 ] || break
-  sleep 0.05
-done
+await 120 "the second step" two_steps killed
 victim=$(rank_pid 2)
 [ -n "$victim" ] || failed "rank 2 was not found"
 kill -9 "$victim"
@@ -78,19 +54,11 @@ wait "$run" || failed "the run with a killed rank failed"
 echo "one rank goes on where four stopped"
 start resumed 4
 run=$!
-for ((i = 0; ; i++)); do
-  [ "$i" -lt 2400 ] || failed "no second step after two minutes"
-  [ "$(steps resumed)" -lt 2 ] || break
-  sleep 0.05
-done
+await 120 "the second step" two_steps resumed
 pid=$(pgrep -f "$scratch/bin/coordinator.*$scratch/resumed" | tail -n 1)
 kill -9 "$pid"
 wait "$run" 2>/dev/null && failed "the coordinator was not killed"
-for ((i = 0; i < 200; i++)); do
-  [ -z "$(pgrep -f "$scratch/bin/learner" || true)" ] && break
-  sleep 0.05
-done
-[ -z "$(pgrep -f "$scratch/bin/learner" || true)" ] || failed "ranks outlive their coordinator"
+await 10 "the ranks to end with their coordinator" no_ranks
 timeout 300 "$scratch/bin/coordinator" --resume "$scratch/resumed" --workers 1 --ranks 1 --progress plain >>"$scratch/resumed.log" 2>&1 ||
   failed "the resumed run failed"
 [ "$(end_state resumed)" = "$(end_state one)" ] || failed "resumed with one rank, the run ends elsewhere"

@@ -3,35 +3,8 @@
 # be left behind, and with learner.reduction = "fixed" the run must end bit for bit as with one rank. Needs what tests/mpi.sh needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bin=${QUORUM_BIN:-target/release}
-if [ -z "${QUORUM_BIN:-}" ]; then
-  cargo build --release -q -p quorum-coordinator -p quorum-rollout-worker
-  cargo build --release -q -p quorum-learner --features mpi
-fi
-"$bin/learner" --version | grep -q mpi || { echo "tests/ranks.sh: $bin/learner was not built with feature mpi" >&2; exit 1; }
-scratch=$(mktemp -d /tmp/quorum-ranks-test.XXXXXX)
-mkdir "$scratch/bin"
-cp "$bin/coordinator" "$bin/learner" "$bin/rollout-worker" "$scratch/bin/"
-failed() {
-  echo "tests/ranks.sh: $*" >&2
-  tail -n 30 "$scratch"/*.log >&2 || true
-  exit 1
-}
-finish() {
-  status=$?
-  for pid in $(pgrep -f "$scratch/" || true); do kill -9 "$pid" 2>/dev/null || true; done
-  [ "$status" = 0 ] && rm -rf "$scratch" || echo "tests/ranks.sh: files are kept in $scratch" >&2
-}
-trap finish EXIT
-# await SECONDS WHAT COMMAND…
-await() {
-  local limit=$((SECONDS + $1)) what=$2
-  shift 2
-  until "$@"; do
-    [ $SECONDS -lt $limit ] || failed "waited too long for $what"
-    sleep 0.1
-  done
-}
+test=$0
+. tests/cluster.sh
 run() { "$scratch/bin/coordinator" "$@"; }
 settings=(--workers 1 --progress plain --config tests/configs/small.toml --set run.steps=30 --set rollout.prompts_per_step=40 --set checkpoint.every=10 --set learner.reduction=fixed
   --set cluster.heartbeat_seconds=0.3)

@@ -9,41 +9,12 @@ for tool in slurmctld slurmd munged srun mpirun; do
   command -v "$tool" >/dev/null || { echo "tests/slurm.sh: $tool is missing; apt-get install slurm-wlm munge openmpi-bin libpmix2" >&2; exit 1; }
 done
 [ "$(id -u)" = 0 ] || { echo "tests/slurm.sh: the daemons of a private cluster need root" >&2; exit 1; }
-bin=${QUORUM_BIN:-target/release}
-if [ -z "${QUORUM_BIN:-}" ]; then
-  cargo build --release -q -p quorum-coordinator -p quorum-rollout-worker
-  cargo build --release -q -p quorum-learner --features mpi
-fi
 ranks=${RANKS:-2}
-[ "$ranks" = 1 ] || "$bin/learner" --version | grep -q mpi || { echo "tests/slurm.sh: $bin/learner was not built with feature mpi" >&2; exit 1; }
-
-scratch=$(mktemp -d /tmp/quorum-slurm-test.XXXXXX)
+test=$0
+. tests/cluster.sh
 export D=$scratch/cluster
-# Its own copy: other builds must not change the executables in the middle.
-mkdir "$scratch/bin"
-cp "$bin/coordinator" "$bin/learner" "$bin/rollout-worker" "$scratch/bin/"
-failed() {
-  echo "tests/slurm.sh: $*" >&2
-  tail -n 40 "$scratch"/quorum-*.log >&2 2>/dev/null || true
-  exit 1
-}
-finish() {
-  status=$?
-  D=$D bash tests/slurm/down.sh
-  for pid in $(pgrep -f "$scratch/" || true); do kill -9 "$pid" 2>/dev/null || true; done
-  [ "$status" = 0 ] && rm -rf "$scratch" || echo "tests/slurm.sh: files are kept in $scratch" >&2
-}
-trap finish EXIT
+stop() { bash tests/slurm/down.sh; }
 began=$SECONDS
-# await SECONDS WHAT COMMAND…: until the command succeeds.
-await() {
-  local limit=$((SECONDS + $1)) what=$2
-  shift 2
-  until "$@"; do
-    [ $SECONDS -lt $limit ] || failed "waited too long for $what"
-    sleep 0.2
-  done
-}
 say() { echo "[$((SECONDS - began)) s] $*"; }
 
 settings=(--config tests/configs/small.toml --set run.steps=80 --set rollout.prompts_per_step=40 --set checkpoint.every=10 --set learner.reduction=fixed --set cluster.heartbeat_seconds=0.5
