@@ -199,7 +199,7 @@ def presets(out):
         "query": ["Hint: … Question: How far is it? (Unit: m)", "Hint: … Choices: (A) 45° …"],
     }
     write("mathvista/data/testmini-00000-of-00001-725687bf7a18d64b.parquet", rows, vista)
-    write("mathvista/data/test-00000-of-00002-6b81bd7f7e2065e6.parquet", {**rows, "answer": ["", ""]}, vista)
+    write("mathvista/data/test-00000-of-00001-6b81bd7f7e2065e6.parquet", {**rows, "answer": ["", ""]}, vista)
 
 
 images(ROOT / "data_images")

@@ -6,6 +6,7 @@ mod easy_vqa;
 mod fanout;
 mod gain;
 mod memory;
+mod page;
 mod scale;
 mod speed;
 mod swarm;
@@ -36,12 +37,18 @@ enum Command {
     Load(memory::LoadArgs),
     /// CPU time of batched decoding (prefill included) of configuration T, V or L on one thread.
     Decode(speed::Args),
+    /// How long the live page takes to show a history of 10,000 steps.
+    History(page::history::Args),
+    /// What an open page and Prometheus cost a run: pairs of the same run, watched and not.
+    Watching(page::cost::Args),
     /// How new weights reach N simulated workers, with and without relays: the coordinator's bytes, and the time until the last one holds them.
     Fanout(fanout::Args),
     /// What the difference between successive checkpoints takes beside the whole.
     Delta(delta::Args),
     /// From 1 to 10,000 workers: the cost model beside a simulation around the coordinator's real state machine.
     Scale(scale::Args),
+    /// The cost model against whole runs with one and two workers on this machine.
+    ScaleRuns(scale::runs::Args),
     /// Simulated workers against a real coordinator over TCP: durable groups a second, latencies, exactly-once.
     Swarm(swarm::Args),
 }
@@ -55,9 +62,12 @@ fn main() -> anyhow::Result<()> {
         Command::Memory(args) => memory::run(&args),
         Command::Load(args) => memory::load(&args),
         Command::Decode(args) => speed::decode(&args),
+        Command::History(args) => page::history::run(&args),
+        Command::Watching(args) => page::cost::run(&args),
         Command::Fanout(args) => fanout::run(&args),
         Command::Delta(args) => delta::run(&args),
         Command::Scale(args) => scale::run(&args),
+        Command::ScaleRuns(args) => scale::runs::run(&args),
         Command::Swarm(args) => swarm::run(&args),
     }
 }

@@ -1,6 +1,7 @@
 //! The coordinator: fixes prompts, leases them, checks and keeps groups, feeds the learner, publishes weights, evaluates, reports. It never runs the model.
 
 pub mod aside;
+pub mod broadcast;
 pub mod card;
 pub mod check;
 pub mod checkpoints;
@@ -24,5 +25,6 @@ pub mod show;
 pub mod state;
 pub mod step_metrics;
 pub mod tensorboard;
+pub mod trace;
 pub mod web;
 pub mod weights;

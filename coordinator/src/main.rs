@@ -2,23 +2,16 @@
 
 use clap::Parser;
 use quorum_coordinator::commands::{Cli, dispatch};
-use std::io::IsTerminal;
+use quorum_core::logging;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_new(&cli.run.log).unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    logging::init(&cli.run.log, "coordinator", "warn");
     match dispatch(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {}", one_line(&error));
+            logging::fail(&one_line(&error));
             ExitCode::FAILURE
         }
     }

@@ -11,8 +11,9 @@ use crate::rundir::{RunDir, RunDirError};
 use quorum_core::config::{self, ConfigError, DataSection, ObjectiveKind, RunConfig};
 use quorum_core::digest::weight_size;
 use quorum_core::reward::RewardSource;
-use quorum_data::{DataError, Dataset, OpenOptions};
+use quorum_data::{DataError, Dataset, ImageCheck, OpenOptions};
 use quorum_model::{Checkpoint, FrozenSource, ModelError, Partition};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -123,12 +124,14 @@ pub async fn prepare(request: &RunRequest, config: RunConfig) -> Result<Prepared
         Some(stored) => stored.run_id.clone(),
         None => {
             let id = new_run_id(path);
+            let (aside_train, aside_test) = material.set_aside_counts();
             let mut meta = vec![
                 Write::Meta { key: "run_id", value: id.clone() },
                 Write::Meta { key: "config_digest", value: material.config_digest.clone() },
                 Write::Meta { key: "config", value: material.config_toml.clone() },
                 Write::Meta { key: "train_rows", value: material.train_len().to_string() },
                 Write::Meta { key: "test_rows", value: material.questions().to_string() },
+                Write::Meta { key: "set_aside", value: (aside_train + aside_test).to_string() },
                 Write::Meta { key: "quorum_version", value: env!("CARGO_PKG_VERSION").to_owned() },
             ];
             meta.extend(hashes.into_iter().map(|(key, value)| Write::Meta { key, value }));
@@ -154,8 +157,8 @@ pub type Hashes = Vec<(&'static str, String)>;
 
 fn material(config: RunConfig) -> Result<(Material, Hashes), PrepareError> {
     let checkpoint = Checkpoint::open(Path::new(&config.model.path))?.with_template_options((&config.template).into());
-    let (slab_bytes, frozen) = weights(&config, &checkpoint)?;
-    let mut hashes = vec![("model_files", hash_model(Path::new(&config.model.path), &checkpoint)?)];
+    let (slab_bytes, frozen, read) = weights(&config, &checkpoint)?;
+    let mut hashes = vec![("model_files", hash_model(Path::new(&config.model.path), &checkpoint, &read)?)];
     hashes.extend(frozen.iter().map(|f| ("frozen_sha256", f.digest.clone())));
     let ruler = Ruler::new(&config, &checkpoint.processor);
     let mut train = training_data(&config)?;
@@ -176,29 +179,41 @@ fn material(config: RunConfig) -> Result<(Material, Hashes), PrepareError> {
     Ok((Material::new(config, toml, train, test, model), hashes))
 }
 
-/// The questions of a run that is only looked at; neither the model nor the test data is opened.
-pub(crate) fn looked_at(config: RunConfig) -> Result<Material, PrepareError> {
+/// The questions of a run that is only looked at, and why there are none where the data is gone. Neither the model nor the test data is opened.
+pub(crate) fn looked_at(config: RunConfig) -> Result<(Material, Option<String>), PrepareError> {
     let toml = config::to_toml(&config)?;
     // Labels and responses are not shown.
     let none = || "none".to_owned();
     let questions = DataSection { answer_column: none(), response_column: none(), ..config.data.clone() };
-    let train = Dataset::open(Path::new(&config.data.train), &OpenOptions::from(&questions))
-        .map_err(|e| PrepareError::data("data.train", e))?;
-    Ok(Material::new(config, toml, train, None, Model::default()))
+    let path = Path::new(&config.data.train);
+    // The browser decodes what it shows.
+    let options = OpenOptions { check: ImageCheck::Header, ..OpenOptions::from(&questions) };
+    let (train, gone) = match Dataset::open(path, &options) {
+        Ok(train) => (train, None),
+        Err(e) => (Dataset::absent(path), Some(e.to_string())),
+    };
+    Ok((Material::new(config, toml, train, None, Model::default()), gone))
 }
 
-/// Bytes of the trainable slab as it is published, and the frozen weights. Every value is read once, so that damaged weights are named before
-/// anything starts.
-fn weights(config: &RunConfig, checkpoint: &Checkpoint) -> Result<(u64, Option<Frozen>), PrepareError> {
+/// Hashes of files that were read already.
+pub(crate) type Read = BTreeMap<PathBuf, blake3::Hash>;
+
+/// Bytes of the trainable slab as it is published, the frozen weights, and the hashes of the files. Every value is read once, so that damaged
+/// weights are named before anything starts.
+fn weights(config: &RunConfig, checkpoint: &Checkpoint) -> Result<(u64, Option<Frozen>, Read), PrepareError> {
     let parts = Partition::of(&checkpoint.config, &checkpoint.layout, &config.train)?;
     let stored = checkpoint.stored()?;
-    stored.check(&checkpoint.layout)?;
+    let mut hashers: BTreeMap<PathBuf, blake3::Hasher> = BTreeMap::new();
+    stored.check(&checkpoint.layout, |path, part| {
+        hashers.entry(path.to_path_buf()).or_default().update(part);
+    })?;
+    let read = hashers.into_iter().map(|(path, one)| (path, one.finalize())).collect();
     let source = FrozenSource::new(stored, &parts);
     let frozen = match source.total() {
         0 => None,
         _ => Some(Frozen { digest: source.digest(), source: Arc::new(source) }),
     };
-    Ok(((parts.trainable.total() * weight_size(config.train.precision)) as u64, frozen))
+    Ok(((parts.trainable.total() * weight_size(config.train.precision)) as u64, frozen, read))
 }
 
 /// Sets aside what the model cannot take; something must be left.
@@ -249,8 +264,8 @@ pub(crate) fn test_data(config: &RunConfig) -> Result<Dataset, PrepareError> {
     }
 }
 
-/// One hash over names and contents of the model's files, weights included.
-pub(crate) fn hash_model(dir: &Path, checkpoint: &Checkpoint) -> Result<String, PrepareError> {
+/// One hash over names and contents of the model's files, weights included; files of `read` are not read again.
+pub(crate) fn hash_model(dir: &Path, checkpoint: &Checkpoint, read: &Read) -> Result<String, PrepareError> {
     let unreadable =
         |path: &Path, e: std::io::Error| PrepareError::Unfit(format!("model.path: {}: {e}", path.display()));
     let mut hasher = blake3::Hasher::new();
@@ -268,13 +283,15 @@ pub(crate) fn hash_model(dir: &Path, checkpoint: &Checkpoint) -> Result<String, 
         )));
     }
     for path in weights {
-        let mut one = blake3::Hasher::new();
-        let file = std::fs::File::open(&path).map_err(|e| unreadable(&path, e))?;
-        one.update_reader(file).map_err(|e| unreadable(&path, e))?;
-        hasher
-            .update(path.file_name().unwrap_or_default().as_encoded_bytes())
-            .update(&[0])
-            .update(one.finalize().as_bytes());
+        let hash = match read.get(&path) {
+            Some(known) => *known,
+            None => {
+                let mut one = blake3::Hasher::new();
+                let file = std::fs::File::open(&path).map_err(|e| unreadable(&path, e))?;
+                one.update_reader(file).map_err(|e| unreadable(&path, e))?.finalize()
+            }
+        };
+        hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(&[0]).update(hash.as_bytes());
     }
     Ok(hasher.finalize().to_hex().to_string())
 }

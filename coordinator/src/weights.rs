@@ -1,6 +1,7 @@
 //! Published policy versions: the newest two, whole and verified, served as chunks. A version enters only after its SHA-256 is right (INV-8).
 //! A large one lies in a nameless file of the run directory instead of memory.
 
+use crate::broadcast::Broadcasts;
 use crate::delta::Delta;
 use crate::fanout::Fanout;
 use bytes::Bytes;
@@ -94,6 +95,7 @@ struct Held {
 pub struct WeightStore {
     versions: Arc<Mutex<BTreeMap<u64, Held>>>,
     pub fanout: Fanout,
+    pub broadcasts: Broadcasts,
 }
 
 impl WeightStore {

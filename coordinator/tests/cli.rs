@@ -26,7 +26,12 @@ fn bad_input_gets_one_line() {
     let taken = held.local_addr().unwrap().to_string();
     let in_use = format!("cluster.listen={taken}");
     let nowhere = tmp.path().join("nowhere").display().to_string();
-    let cases: [(&[&str], &[&str]); 8] = [
+    let cases: [(&[&str], &[&str]); 10] = [
+        (&["--device", "cuda:0"], &["--device", "--workers"]),
+        #[cfg(not(feature = "s3"))]
+        (&["--set", "run.mirror=s3://bucket/run"], &["run.mirror", "--features quorum-coordinator/s3"]),
+        #[cfg(feature = "s3")]
+        (&["--set", "run.mirror=s3://bu cket/run"], &["bu cket"]),
         (&["--set", "run.step=3"], &["`run.step`", "`run.steps`"]),
         (&["--set", "run.steps=many"], &["run.steps"]),
         (&["--set", "model.path=/nonexistent/model"], &["/nonexistent/model"]),
@@ -47,6 +52,36 @@ fn bad_input_gets_one_line() {
         assert!(text.starts_with("error: ") && words.iter().all(|w| text.contains(w)), "{args:?}: {text}");
         assert!(!dir.exists(), "{args:?} left a run directory behind");
     }
+}
+
+#[test]
+fn a_device_that_the_children_do_not_have_is_refused_before_anything_begins() {
+    use std::os::unix::fs::PermissionsExt;
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("run");
+    let program = tmp.path().join("coordinator");
+    std::fs::copy(env!("CARGO_BIN_EXE_coordinator"), &program).unwrap();
+    // Executables that know one device.
+    for name in ["rollout-worker", "learner"] {
+        let script = "#!/bin/sh\ncase \"$*\" in *--check-device*cuda:9*) echo \"error: built without CUDA; build with: X\" >&2; exit 1;; esac\n";
+        std::fs::write(tmp.path().join(name), script).unwrap();
+        std::fs::set_permissions(tmp.path().join(name), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let run = |devices: &str, more: &[&str]| {
+        let run_dir = format!("run.dir={}", dir.display());
+        let all = [&PORTS[..], &["--set", &run_dir, "--workers", "1", "--device", devices], more].concat();
+        let out = Command::new(&program).args(all).env_remove("QUORUM_SET").output().unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (code, text) = run("cpu,cuda:9", &[]);
+    assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
+    assert!(
+        text.contains("--device cpu,cuda:9 is not for this rollout-worker: built without CUDA; build with: X"),
+        "{text}"
+    );
+    assert!(!dir.exists(), "a run directory was left behind");
+    let (code, text) = run("cpu", &["--set", "model.path=/nonexistent/model"]);
+    assert!(code == Some(1) && text.contains("/nonexistent/model"), "a good device is no obstacle: {text}");
 }
 
 #[test]
@@ -294,4 +329,31 @@ fn an_export_is_sharded_carded_and_never_overwrites() {
     std::fs::write(&side, text).unwrap();
     let text = String::from_utf8(export(&[]).stderr).unwrap();
     assert!(text.contains("base/model changed since") && !to.exists(), "{text}");
+}
+
+#[test]
+fn a_report_needs_neither_the_data_nor_a_writable_directory() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (run, _) = finished_run(tmp.path());
+    for file in ["ledger.db-wal", "ledger.db-shm"] {
+        let _ = std::fs::remove_file(run.join(file));
+    }
+    // SQLite does not follow it, and cannot make its shared memory: as in a directory that cannot be written, whoever runs this.
+    std::os::unix::fs::symlink("/nonexistent/shm", run.join("ledger.db-shm")).unwrap();
+    let to = tmp.path().join("report.html");
+    let gone = tmp.path().join("gone.parquet");
+    let report =
+        |more: &[&str]| coordinator(&[&["report", run.to_str().unwrap(), "--to", to.to_str().unwrap()], more].concat());
+    let out = report(&[]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success() && !said.contains("note"), "{said}");
+    let out = report(&["--data", gone.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success() && said.contains("gone.parquet") && said.contains("--data"), "{said}");
+    assert!(std::fs::read_to_string(&to).unwrap().contains("questions and images are not shown"));
+    // Commits that only the log has are not silently left out.
+    std::fs::write(run.join("ledger.db-wal"), "x").unwrap();
+    let out = report(&[]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!out.status.success() && said.contains("write-ahead log") && said.contains("copy"), "{said}");
 }

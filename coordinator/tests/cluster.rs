@@ -352,7 +352,58 @@ async fn a_replay_with_other_bits_ends_the_run_and_names_the_step() {
     let RunEnd::Failed(reason) = c.ended().await else { panic!("the run did not fail") };
     let known = history(dir.path()).steps[0].digest.clone();
     assert!(reason.contains("step 0") && reason.contains(&known), "{reason}");
-    worker.await.unwrap().unwrap();
+    let told = worker.await.unwrap().unwrap_err();
+    assert!(told.code() == Code::Aborted && told.message() == reason, "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_learn_that_the_run_failed_and_wait_for_one_that_was_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let c = Coordinator::start(dir.path(), &["eval.enabled=false"]);
+    assert_eq!(get(&c.http, "/readyz").await.0, 200);
+    let mut worker = Worker::join(&c.url, "w").await.unwrap();
+    let mut learner = Learner::join(&c.url, "learner", dir.path()).await.unwrap();
+    // One is in a long poll, the other calls after the end.
+    let polling = tokio::spawn(async move { (worker.lease(2, 15.0).await, worker) });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    c.handle.stop(RunEnd::Failed("the disk is on fire".into())).await;
+    let (polled, mut worker) = tokio::time::timeout(Duration::from_secs(5), polling).await.unwrap().unwrap();
+    let refused = [
+        polled.unwrap_err(),
+        worker.beat().await.unwrap_err(),
+        learner.work(None).await.unwrap_err(),
+        Worker::join(&c.url, "late").await.err().unwrap(),
+    ];
+    for status in refused {
+        assert_eq!((status.code(), status.message()), (Code::Aborted, "the disk is on fire"));
+    }
+    let (code, page) = get(&c.http, "/readyz").await;
+    assert!(code == 503 && page.contains("failed"), "{page}");
+    assert_eq!(get(&c.http, "/healthz").await.0, 200);
+    c.crash(dir.path()).await;
+
+    let c = Coordinator::start(dir.path(), &["eval.enabled=false"]);
+    let mut worker = Worker::join(&c.url, "w").await.unwrap();
+    let mut learner = Learner::join(&c.url, "learner", dir.path()).await.unwrap();
+    learner.publish().await.unwrap();
+    c.handle.stop(RunEnd::Stopped).await;
+    let reply = worker.lease(2, 0.1).await.unwrap();
+    assert!(reply.leases.is_empty() && !reply.run_complete, "it comes back: {reply:?}");
+    assert!(!worker.beat().await.unwrap().stop);
+    assert_eq!(learner.batch(0.1).await.unwrap().0.state(), v1::BatchState::Pending);
+    assert_eq!(get(&c.http, "/readyz").await.0, 503);
+}
+
+/// Status and body of a page.
+async fn get(http: &str, path: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut s = tokio::net::TcpStream::connect(http).await.unwrap();
+    s.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut text = String::new();
+    s.read_to_string(&mut text).await.unwrap();
+    (text.split(' ').nth(1).unwrap().parse().unwrap(), text)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -390,7 +441,6 @@ async fn who_does_not_belong_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_http_page_answers() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let dir = tempfile::tempdir().unwrap();
     let c = Coordinator::start(dir.path(), &[]);
     let channel = tonic::transport::Channel::from_shared(c.url.clone()).unwrap().connect().await.unwrap();
@@ -400,10 +450,7 @@ async fn the_http_page_answers() {
     for (path, word) in
         [("/healthz", "ok"), ("/status", "\"epoch\":1"), ("/sd", "127.0.0.1:9"), ("/metrics", "HTTP/1.1 200")]
     {
-        let mut s = tokio::net::TcpStream::connect(&c.http).await.unwrap();
-        s.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
-        let mut text = String::new();
-        s.read_to_string(&mut text).await.unwrap();
+        let (_, text) = get(&c.http, path).await;
         assert!(text.contains(word), "{path}: {text}");
     }
     // The run directory tells where the page is; when nothing runs there, that is said.

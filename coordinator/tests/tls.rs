@@ -12,6 +12,8 @@ use quorum_core::tls::MEMBER_NAME;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
 use wire::{Authority, get, rpcs};
@@ -217,4 +219,31 @@ async fn pages_beyond_loopback_want_tls_and_the_token_except_for_probes() {
     assert!(head.contains("location: /evil.example/\r\n"), "no other site is named: {head}");
     assert_eq!(ask("/sd".into(), format!("cookie: a=b; quorum_token={}\r\n", place.token)).await.unwrap().0, 200);
     assert_eq!(ask("/sd".into(), "cookie: quorum_token=nonsense\r\n".into()).await.unwrap().0, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn insecure_leaves_out_what_is_not_set_and_nothing_else() {
+    let scratch = tempfile::tempdir().unwrap();
+    let token_file = scratch.path().join("token");
+    std::fs::write(&token_file, "0123456789abcdef").unwrap();
+    let token_set = format!("cluster.token_file={}", token_file.display());
+    let coordinator =
+        Coordinator::start(scratch.path(), &["cluster.http=0.0.0.0:0", "cluster.insecure=true", &token_set]);
+    let ask = async |path: &str, more: &str| {
+        let mut stream =
+            TcpStream::connect(("127.0.0.1", Place::port(&coordinator.http).parse().unwrap())).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: box.example\r\nconnection: close\r\n{more}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    };
+    for path in ["/", "/api/v1/run", "/metrics", "/status"] {
+        assert!(ask(path, "").await.starts_with("HTTP/1.1 401"), "{path}");
+    }
+    assert!(ask("/healthz", "").await.starts_with("HTTP/1.1 200"));
+    assert!(ask("/sd", "authorization: Bearer 0123456789abcdef\r\n").await.starts_with("HTTP/1.1 200"));
+    // A browser keeps no secure cookie from a plain page.
+    let admitted = ask("/?token=0123456789abcdef", "").await;
+    assert!(admitted.starts_with("HTTP/1.1 303") && !admitted.contains("Secure"), "{admitted}");
 }

@@ -10,9 +10,11 @@
       throw new Error('this report holds sample groups only; open the run with `coordinator view` to see all');
     }
     const response = await fetch('api/v1/' + path);
-    const answer = await response.json();
-    if (!response.ok) throw new Error(answer.error || response.statusText);
-    return answer;
+    if (response.ok) return response.json();
+    const text = await response.text();
+    let error = text.trim();
+    try { error = JSON.parse(text).error; } catch (_) { /* plain text: no token, or a foreign host */ }
+    throw new Error(error || response.statusText);
   };
   Q.image = (hash) => (embedded ? embedded.images[hash] || '' : 'api/v1/images/' + hash);
 
@@ -27,6 +29,10 @@
   const tile = (value, label, extra) => h('div', { class: 'tile' }, h('b', null, value), h('span', null, label), extra || null);
 
   let run = null;
+  // When `run` was told, by this clock: what counts time is counted on from there.
+  let told = Date.now();
+  const since = () => (Date.now() - told) / 1000;
+  const LATE = 6;
   const seen = new Map();
 
   function tiles() {
@@ -41,7 +47,6 @@
     else if (last('loss') !== null) list.push(tile(Q.number(last('loss')), 'loss'));
     if (newest) list.push(tile(Q.percent(newest.greedy), versions.length > 1 ? 'held-out greedy, began at ' + Q.percent(first.greedy) : 'held-out greedy at version ' + versions[0]));
     if (last('tokens_per_second') !== null) list.push(tile(Q.number(last('tokens_per_second')), 'sampled tokens a second'));
-    if (last('lag_max') !== null) list.push(tile(Q.number(last('lag_max')), 'largest lag, versions'));
     if (run.live) {
       list.push(tile(String(workers), workers === 1 ? 'rollout worker' : 'rollout workers'));
       list.push(tile(left > 0 && step !== null ? time(left * step) : time(s.seconds), left > 0 && step !== null ? 'left for the steps' : 'so far'));
@@ -66,8 +71,9 @@
     for (const m of members) seen.set(m.id, { ...m, here: true, at: now });
     for (const [id, row] of seen) if (!row.here && now - row.at > 600000) seen.delete(id);
     const rows = [...seen.values()].sort((a, b) => (b.here - a.here) || a.id.localeCompare(b.id, undefined, { numeric: true }));
-    const ago = (row) => row.here ? time(row.last_seen_seconds_ago) + ' ago' : 'gone ' + time((now - row.at) / 1000) + ' ago';
-    $('fleet').tBodies[0].replaceChildren(...rows.map((m) => h('tr', { class: !m.here ? 'gone' : m.last_seen_seconds_ago > 6 ? 'late' : null, 'data-id': m.id },
+    const late = (row) => row.here && row.last_seen_seconds_ago > LATE;
+    const ago = (row) => !row.here ? 'gone ' + time((now - row.at) / 1000) + ' ago' : late(row) ? time(row.last_seen_seconds_ago + since()) + ' ago' : 'just now';
+    $('fleet').tBodies[0].replaceChildren(...rows.map((m) => h('tr', { class: !m.here ? 'gone' : late(m) ? 'late' : null, 'data-id': m.id },
       h('td', { title: m.pid ? 'process ' + m.pid : '' }, m.id), h('td', null, m.role.replace('_', ' ')), h('td', null, m.instruction_set || '–'),
       h('td', { class: 'n' }, String(m.version)), h('td', { class: 'n' }, m.role === 'learner' ? '–' : String(m.leases)), h('td', { class: 'n' }, m.role === 'learner' ? '–' : String(m.delivered)),
       h('td', { class: 'n' }, m.role === 'learner' ? '–' : Q.number(m.tokens_per_second)), h('td', { class: 'n' }, ago(m)))));
@@ -82,8 +88,19 @@
       h('tbody', null, ...versions.map((v) => { const f = run.evaluations[v]; return h('tr', null, h('td', null, v === 0 ? '0 (start)' : String(v)), h('td', { class: 'n' }, String(f.n)), cell(f, 'greedy'), cell(f, 'mean'), cell(f, 'mean_t03'), cell(f, 'vote')); })));
   }
 
+  function news(fresh) {
+    // Another run has taken the port over.
+    if (run && fresh.run_id !== run.run_id) { location.reload(); return; }
+    run = { ...run, ...fresh };
+    told = Date.now();
+    Q.live = run.live;
+    show();
+  }
+
   function show() {
     $('run').textContent = 'run ' + run.run_id + ' · ' + run.run_dir;
+    $('note').hidden = !run.note;
+    $('note').textContent = run.note || '';
     verdict(); tiles(); fleet(); accuracy();
     $('foot').textContent = 'Quorum ' + run.quorum_version + ' · configuration ' + run.config_digest + ' · weights ' + (run.weights_sha256 || 'not published yet');
   }
@@ -99,29 +116,52 @@
       const moved = JSON.stringify(Q.evaluations) !== JSON.stringify(run.evaluations || {});
       Q.evaluations = run.evaluations || {};
       if (fresh || moved) { Q.curves(); tiles(); }
-      if (fresh && (!$('list').children.length || $('list').scrollTop === 0)) Q.list();
+      if (fresh && stream && (!$('list').children.length || $('list').scrollTop === 0)) Q.list();
     } finally { busy = false; }
   }
 
   async function begin() {
-    run = await Q.api('run');
-    if (embedded) { run.live = false; $('filters').hidden = true; }
-    $('config').textContent = run.config_toml || '';
-    show();
+    const history = embedded ? embedded.answers.steps : Q.api('steps?keys=' + Q.keys.join(','));
+    const [first, steps] = await Promise.all([Q.api('run'), history]);
+    if (embedded) { first.live = false; $('filters').hidden = true; }
+    $('config').textContent = first.config_toml || '';
+    Q.add(steps);
+    Q.evaluations = first.evaluations || {};
+    news(first);
     Q.curves();
-    if (embedded) { Q.add(embedded.answers.steps); Q.evaluations = run.evaluations || {}; Q.curves(true); tiles(); }
-    else await catchUp();
+    performance.mark('drawn');
     await Q.list();
-    const first = document.querySelector('#list .group');
-    if (embedded && first) first.click();
+    const group = document.querySelector('#list .group');
+    if (group && (embedded || !matchMedia('(max-width: 760px)').matches)) await Q.open(...group.dataset.at.split('/'));
+    performance.mark('ready');
     if (!run.live) { $('link').textContent = embedded ? 'report' : 'not running'; return; }
     listen();
+    // Browsers open six connections to a server at most: a page that nobody sees gives its own back.
+    document.addEventListener('visibilitychange', () => (document.hidden ? hush() : listen()));
+    setInterval(() => { if (!document.hidden) fleet(); }, 1000);
+  }
+
+  let stream = null, again = null;
+  function hush() {
+    clearTimeout(again);
+    if (stream) stream.close();
+    stream = null;
   }
 
   function listen() {
-    const stream = new EventSource('api/v1/events');
-    stream.addEventListener('run', (event) => { run = { ...run, ...JSON.parse(event.data) }; $('link').textContent = '● live'; show(); catchUp().catch(() => {}); });
-    stream.onerror = () => { $('link').textContent = run.status && run.status.complete ? 'the run is over' : 'no connection to the coordinator …'; };
+    hush();
+    stream = new EventSource('api/v1/events');
+    stream.addEventListener('run', (event) => { news(JSON.parse(event.data)); $('link').textContent = '● live'; catchUp().catch(() => {}); });
+    stream.onerror = () => {
+      $('link').textContent = run.status && run.status.complete ? 'the run is over' : 'no connection to the coordinator …';
+      // Refused for good, for example because too many listen: ask from time to time.
+      if (stream && stream.readyState === EventSource.CLOSED) { hush(); again = setTimeout(poll, 5000); }
+    };
+  }
+
+  async function poll() {
+    try { news(await Q.api('run')); $('link').textContent = '● every few seconds'; await catchUp(); } catch (_) { /* said already */ }
+    listen();
   }
 
   $('theme').addEventListener('click', () => {

@@ -23,7 +23,7 @@ Q.number = (v) => {
   if (a >= 0.01 || a === 0) return v.toFixed(a === 0 ? 0 : 3);
   return v.toExponential(1);
 };
-Q.percent = (v) => (v === null || v === undefined ? '–' : (100 * v).toFixed(1) + ' %');
+Q.percent = (v) => (v === null || v === undefined ? '–' : (100 * v).toFixed(1) + '\u00a0%');
 
 const ratio = { range: (_, lo, hi) => [Math.max(0, Math.floor((lo - 0.02) * 20) / 20), Math.min(1, Math.ceil((hi + 0.02) * 20) / 20)] };
 // [title, [[column, label]…], scale, hint shown when there is nothing]
@@ -33,15 +33,17 @@ const CHARTS = [
   ['Held-out accuracy', 'evaluations', ratio, 'no evaluation yet'],
   ['KL to the start', [['kl', 'nats a token']]],
   ['Entropy', [['vote_entropy_mean', 'of votes, nats'], ['entropy', 'of tokens, nats']]],
+  ['Different answers', [['distinct_answers_mean', 'a group']]],
+  ['Most frequent answer', [['common_answer_ratio', 'share of groups that vote for it']], ratio],
   ['Response length', [['response_length_mean', 'tokens']]],
   ['Share of groups', [['share_used', 'teach'], ['share_zero_variance', 'unanimous'], ['share_dropped', 'dropped']], ratio],
   ['Gradient norm', [['grad_norm', 'before clipping']]],
   ['Speed', [['tokens_per_second', 'sampled tok/s'], ['learner_tokens_per_second', 'trained tok/s']]],
   ['Time of a step', [['step_seconds', 'all, s'], ['wait_batch_seconds', 'sampling, s'], ['learner_seconds', 'learner, s']]],
 ];
-Q.keys = ['reward_mean', 'agreement_mean', 'answered_ratio', 'kl', 'vote_entropy_mean', 'entropy', 'response_length_mean', 'votes_used',
+Q.keys = ['reward_mean', 'distinct_answers_mean', 'agreement_mean', 'answered_ratio', 'kl', 'vote_entropy_mean', 'entropy', 'response_length_mean', 'votes_used',
   'votes_zero_variance', 'votes_no_majority', 'votes_below_threshold', 'votes_above_band', 'votes_tie', 'grad_norm', 'tokens_per_second',
-  'learner_tokens_per_second', 'step_seconds', 'wait_batch_seconds', 'learner_seconds', 'loss', 'common_answer_ratio', 'lag_max'];
+  'learner_tokens_per_second', 'step_seconds', 'wait_batch_seconds', 'learner_seconds', 'loss', 'common_answer_ratio'];
 
 Q.columns = { step: [] };
 Q.evaluations = {};
@@ -98,16 +100,16 @@ function draw(card, title, series, scale, hint) {
   const body = card.querySelector('.plot');
   if (!labels.length || values[0].length < 1) {
     card.querySelector('.legend').replaceChildren();
-    body.replaceChildren(Q.h('div', { class: 'none' }, hint || 'nothing yet'));
+    body.replaceChildren(Q.h('div', { class: 'none' }, hint || (Q.live ? 'nothing yet' : 'not recorded in this run')));
     return null;
   }
   const few = values[0].length < 60;
   const axis = { stroke: ink('--quiet'), grid: { stroke: ink('--line'), width: 1 }, ticks: { show: false }, font: '11px system-ui, sans-serif' };
   const options = {
-    width: Math.max(200, body.clientWidth), height: 150, padding: [8, 6, 0, 0], legend: { show: false },
+    width: Math.max(200, body.clientWidth), height: 150, padding: [8, 14, 0, 0], legend: { show: false },
     cursor: { sync: series === 'evaluations' ? undefined : { key: sync.key }, points: { size: 6 }, y: false },
-    scales: { x: { time: false }, y: scale || {} },
-    axes: [{ ...axis, size: 26, space: 60, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] }, { ...axis, size: 44, space: 34, values: (_, ticks) => ticks.map((v) => (v === null ? '' : Q.number(v).replace(/\.?0+$/, '') || '0')) }],
+    scales: { x: { time: false, range: series === 'evaluations' ? (u) => [0, Math.max(1, (u.data && u.data[0].at(-1)) || 0, Q.columns.step.length)] : undefined }, y: scale || { range: (u, min, max) => (min === max ? [min || 0, (min || 0) + 1] : uPlot.rangeNum(min, max, 0.1, true)) } },
+    axes: [{ ...axis, size: 26, space: 60, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] }, { ...axis, size: 44, space: 34, values: (_, ticks) => ticks.map((v) => (v === null ? '' : Q.number(v).replace(/\.0+$|(\.\d*[1-9])0+$/, '$1'))) }],
     series: [{}, ...labels.map((label, i) => ({ label, stroke: colour(i), width: 1.6, spanGaps: true, points: { show: few, size: 4, fill: colour(i) } }))],
     hooks: { setCursor: [(u) => legend(card, u.data, labels, u.cursor.idx === undefined ? null : u.cursor.idx)] },
   };

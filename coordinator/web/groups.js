@@ -11,7 +11,7 @@
   const chip = (outcome) => { const [name, why] = OUTCOMES[outcome] || [outcome, '']; return h('span', { class: 'chip ' + outcome, title: why }, name); };
   const pool = (g) => g.answered + g.missing;
   const bar = (g) => h('div', { class: 'bar' }, ...g.clusters.map((c, i) => h('i', { style: { width: (100 * c.votes) / pool(g) + '%', background: colour(i) }, title: c.answer + ': ' + c.votes })));
-  const plain = (text) => text.replaceAll('<image>', ' ').trim();
+  const plain = (text) => (text === null ? '(question not found)' : text.replaceAll('<image>', ' ').trim());
   let open = null;
 
   const item = (g) => h('button', { class: 'group', type: 'button', 'data-at': g.step + '/' + g.slot, onclick: () => Q.open(g.step, g.slot) },
@@ -53,7 +53,13 @@
   const visit = (v) => h('button', { type: 'button', 'aria-current': v.step + '/' + v.slot === open, title: OUTCOMES[v.outcome] ? OUTCOMES[v.outcome][0] : v.outcome, onclick: () => Q.open(v.step, v.slot) },
     'version ' + v.version, bar(v), h('span', { class: 'quiet' }, v.majority === null ? '–' : v.majority));
 
-  const picture = (hash) => h('img', { src: Q.image(hash), alt: 'image of the question' });
+  const notice = (text) => h('p', { class: 'notice' }, text);
+  const picture = (hash) => {
+    const image = h('img', { src: Q.image(hash), alt: 'image of the question' });
+    image.addEventListener('load', () => image.classList.toggle('small', image.naturalWidth < 128));
+    image.addEventListener('error', () => image.replaceWith(notice('image ' + hash.slice(0, 12) + '… cannot be shown')));
+    return image;
+  };
 
   Q.open = async (step, slot) => {
     open = step + '/' + slot;
@@ -63,10 +69,9 @@
       const g = await Q.api('groups/' + open);
       const kept = g.responses.some((r) => r.text !== null);
       const images = g.images.map(picture);
-      for (const image of images) image.addEventListener('load', () => image.classList.toggle('small', image.naturalWidth < 128));
       pane.replaceChildren(...[
         h('div', { class: 'top quiet' }, 'step ' + (g.step + 1) + ' · slot ' + g.slot + ' · row ' + g.row + ' · version ' + g.version + (g.worker ? ' · ' + g.worker : '') + ' ', chip(g.outcome)),
-        h('p', { class: 'question' }, plain(g.question)),
+        g.note ? notice(g.note) : h('p', { class: 'question' }, plain(g.question)),
         images.length ? h('div', { class: 'images' }, ...images) : null,
         h('h3', null, 'Vote'), votes(g),
         h('h3', null, 'Responses'),

@@ -4,10 +4,15 @@ pub mod advantage;
 pub mod answer;
 #[cfg(feature = "client")]
 pub mod client;
+pub mod collective;
 pub mod config;
 pub mod delta;
 pub mod digest;
+#[cfg(feature = "client")]
+pub mod logging;
 pub mod metric;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 pub mod objective;
 pub mod reward;
 pub mod seed;

@@ -12,6 +12,7 @@ catalogue! {
     gauge BUILD_INFO: "quorum_build_info" ["version", "revision", "features"] "1" "Build information (value is always 1).";
     gauge COORDINATOR_EPOCH: "quorum_coordinator_epoch" [] "1" "Fencing epoch of the running coordinator; rises by one at each start.";
     gauge COORDINATOR_PROMPTS: "quorum_coordinator_prompts" ["state"] "1" "Prompts of the current phase by state (ready = waiting for a worker, leased, graded); of the whole run: trained, quarantined.";
+    gauge COORDINATOR_STEPS_REMAINING: "quorum_coordinator_steps_remaining" [] "1" "Steps of the run that are not committed yet; 0 from the last one on.";
     counter COORDINATOR_LEASES_GRANTED: "quorum_coordinator_leases_granted_total" [] "1" "Leases handed out.";
     counter COORDINATOR_LEASES_EXPIRED: "quorum_coordinator_leases_expired_total" ["reason"] "1" "Leases taken back (deadline, worker_lost, drain).";
     counter COORDINATOR_SUBMISSIONS: "quorum_coordinator_submissions_total" ["outcome"] "1" "Rollout submissions by outcome (accepted, duplicate, stale_fence, stale_version, invalid).";

@@ -25,12 +25,18 @@ pub enum DataError {
     UnknownKind { path: PathBuf },
     #[error("data set {path}: there is no split `{split}`; there are: {available}")]
     NoSplit { path: PathBuf, split: String, available: String },
-    #[error("data set {path}: holds several splits ({available}); name one behind a `#`, as in {path}#train")]
-    SeveralSplits { path: PathBuf, available: String },
+    #[error("data set {path}: holds several splits ({available}); name one behind a `#`, as in {path}#{example}{rest}")]
+    SeveralSplits { path: PathBuf, available: String, example: String, rest: &'static str },
+    #[error(
+        "data set {path}: files {missing} of {total} of `{name}` are missing; download the data set again, or name the files one by one"
+    )]
+    MissingFiles { path: PathBuf, name: String, missing: String, total: usize },
     #[error("data set {path}: holds several subsets ({available}); give the directory of one")]
     SeveralSubsets { path: PathBuf, available: String },
     #[error("data set {path}: no column {wanted} for the {role}; the file has: {available}; {hint}")]
     MissingColumn { path: PathBuf, role: &'static str, wanted: String, available: String, hint: String },
+    #[error("data.template: {reason}")]
+    Template { reason: String },
     #[error("data.template shows column `{column}`, which is the {role}: the model would see it")]
     TemplateTells { column: String, role: &'static str },
     #[error("data set {path}: no usable record among {rows} rows; the first reason: {first}")]

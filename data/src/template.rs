@@ -23,6 +23,31 @@ pub struct Template(Vec<Vec<Part>>);
 pub const QUESTION: &str = "question";
 
 impl Template {
+    /// Whether each brace that is not doubled has its partner: one without is most likely a column's name that was not closed.
+    ///
+    /// # Errors
+    /// Quotes the brace that is alone.
+    pub fn check(text: &str) -> Result<(), String> {
+        let alone = |from: &str, what: &str| {
+            let shown: String = from.chars().take(20).collect();
+            Err(format!(
+                "the brace at `{shown}` {what}; a column is {{NAME}}, and braces that are text are doubled or in pairs"
+            ))
+        };
+        let (mut open, mut rest) = (Vec::new(), text);
+        while let Some(at) = rest.find(['{', '}']) {
+            let from = &rest[at..];
+            let doubled = from.starts_with("{{") || from.starts_with("}}");
+            if !doubled && from.starts_with('{') {
+                open.push(from);
+            } else if !doubled && open.pop().is_none() {
+                return alone(from, "was never opened");
+            }
+            rest = &from[if doubled { 2 } else { 1 }..];
+        }
+        open.first().map_or(Ok(()), |from| alone(from, "is never closed"))
+    }
+
     /// Reads a template. `{name}` is a column; `{{` and `}}` are braces; any other brace stands for itself (LaTeX is full of them).
     pub fn parse(text: &str) -> Self {
         Self(text.split('\n').map(parse_line).collect())
@@ -159,6 +184,19 @@ mod tests {
         let template = Template::parse("{question}\n{choices} {choices} {unit}");
         assert_eq!((template.columns(), template.shows_question()), (vec!["choices".into(), "unit".into()], true));
         assert!(!Template::parse("How many?").shows_question());
+    }
+
+    #[test]
+    fn a_brace_without_its_partner_is_no_text() {
+        for fine in ["", "{question} {{", "\\frac{a}{\nb} }}", "\\boxed{}", "{1}"] {
+            assert_eq!(Template::check(fine), Ok(()), "{fine}");
+        }
+        for (wrong, quoted) in
+            [("Q: {question\n{choices}", "{question"), ("question}", "}"), ("\\boxed{\\text{a}}", "{\\text{a}}")]
+        {
+            let e = Template::check(wrong).unwrap_err();
+            assert!(e.contains(&format!("`{quoted}")), "{wrong}: {e}");
+        }
     }
 
     #[test]

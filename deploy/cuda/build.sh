@@ -12,7 +12,7 @@ folder=target/cuda/build/release
 
 nice -n 10 cargo build --release --target-dir target/cuda/build \
     -p quorum-coordinator -p quorum-learner -p quorum-rollout-worker -p quorum-engine \
-    --features quorum-learner/cuda,quorum-learner/nccl,quorum-rollout-worker/cuda,quorum-engine/cuda \
+    --features quorum-learner/cuda,quorum-learner/nccl,quorum-rollout-worker/cuda,quorum-rollout-worker/nccl,quorum-engine/cuda,quorum-engine/nccl \
     --bins --example gpu_kernels --example gpu_speed --example parity --example nccl_check 2>&1 | tee "$log" >&2
 if grep -q '^warning' "$log"; then
     echo "the build warns: $log" >&2

@@ -16,8 +16,10 @@ logs=$(mktemp -d)
 failed=0
 
 # CUDA 13's libraries and NCCL, also where they came as Python packages.
-for name in libcublas.so.13 libcublasLt.so.13 libcurand.so.10 libnvrtc.so.13 libnccl.so.2; do
-    ldconfig -p 2>/dev/null | grep -q "$name" && continue
+loads() { python3 -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$1" 2>/dev/null; }
+libraries="libcublas.so.13 libcublasLt.so.13 libcurand.so.10 libnvrtc.so.13 libnccl.so.2"
+for name in $libraries; do
+    loads "$name" && continue
     found=$(python3 - "$name" <<'PY' 2>/dev/null
 import pathlib, sys
 for folder in map(pathlib.Path, sys.path):
@@ -31,6 +33,11 @@ PY
     [ -z "$found" ] || LD_LIBRARY_PATH="$found:${LD_LIBRARY_PATH:-}"
 done
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}
+missing=
+for name in libcuda.so.1 $libraries; do
+    loads "$name" || missing="${missing:+$missing, }$name"
+done
+[ -z "$missing" ] || echo "missing on this machine: $missing; what needs it will fail below" >&2
 
 say() { printf '%s\n' "$@" >> "$output"; }
 title() { echo "== $1 (${SECONDS}s)" >&2; say "" "## $1" ""; }
@@ -50,7 +57,7 @@ card=$(nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,nohe
 : > "$output"
 say "# Measured on a GPU" "" "| | |" "| --- | --- |" "| date | $(date -u +%F) |" "| card, memory, driver | ${card:-none} |" \
     "| device | $device |" "| commit | $(cat COMMIT 2>/dev/null) |" "| command | quorum-gpu/measure.sh |" \
-    "| PyTorch | $(python3 -c 'import torch; print(torch.__version__)' 2>/dev/null || echo none) |"
+    "| missing on this machine | ${missing:-nothing} |" "| PyTorch | $(python3 -c 'import torch; print(torch.__version__)' 2>/dev/null || echo none) |"
 
 memory_log=$logs/memory
 if [ -n "$card" ]; then
@@ -82,6 +89,20 @@ for fixture in tests/fixtures/*/expected.json; do
     grep -E 'FAILED$' "$logs/parity" > "$logs/bad" || cp "$logs/parity" "$logs/bad"
     verdict "$(basename "$folder"), $(grep -c ' ok$' "$logs/parity") checks ok, $(grep -c 'FAILED$' "$logs/parity") not" $code "$logs/bad"
 done
+
+title "Tensor parallel: the fixtures on two devices that hold half the heads each"
+case $device in candle-cpu) pair=candle-cpu+candle-cpu ;; *) pair=cuda:0+cuda:1 ;; esac
+if [ "$device" = candle-cpu ] || [ "$(nvidia-smi --list-gpus 2>/dev/null | wc -l)" -ge 2 ]; then
+    say "| fixture | |" "| --- | --- |"
+    for name in qwen2_5_vl qwen3_text; do
+        timeout "$(left 60)" bin/parity "tests/fixtures/$name" "$pair" > "$logs/parity" 2>&1
+        code=$?
+        grep -E 'FAILED$' "$logs/parity" > "$logs/bad" || cp "$logs/parity" "$logs/bad"
+        verdict "$name on $pair, $(grep -c ' ok$' "$logs/parity") checks ok, $(grep -c 'FAILED$' "$logs/parity") not" $code "$logs/bad"
+    done
+else
+    say "One device only."
+fi
 
 title "NCCL"
 if [[ $device = cuda:* ]]; then

@@ -3,7 +3,7 @@
 
 use quorum_core::config::Precision;
 use quorum_core::types::{Purpose, SampleKey, Sampling};
-use quorum_engine::{AdamW, Engine, GenRequest, Pack, PackScores, PolicyDist, Trainer};
+use quorum_engine::{AdamW, Devices, Engine, GenRequest, Pack, PackScores, PolicyDist, Trainer};
 use quorum_model::{EncodedPrompt, Layout, ModelConfig, Partition};
 use std::sync::Arc;
 use std::time::Instant;
@@ -115,14 +115,16 @@ fn main() -> Result<()> {
     let (path, device) = (arguments.next().ok_or(usage)?, arguments.next().ok_or(usage)?);
     let budget = arguments.next().map_or(Ok(20.0), |s| s.parse())?;
     let only = arguments.next();
+    let device: Devices = device.parse()?;
+    device.check().map_err(|e| e.to_string())?;
     let config = ModelConfig::from_json(std::fs::read(&path)?)?;
     let layout = Arc::new(Layout::of(&config));
     let start = Instant::now();
     let mut weights = weights(&layout);
     let mut parts = Partition::full(layout);
     parts.precision = Precision::Bf16;
-    let engine = Engine::loader_on(device.parse()?, &config, parts, true, 8)?.finish()?;
-    eprintln!("{} parameters on {}, made in {:.1} s", weights.len(), engine.device(), start.elapsed().as_secs_f64());
+    let engine = Engine::loader_on(device, &config, parts, true, 8)?.finish()?;
+    eprintln!("{} parameters on {}, made in {:.1} s", weights.len(), engine.devices(), start.elapsed().as_secs_f64());
     if only.as_deref() != Some("train") {
         decode(&config, &engine, &weights, budget)?;
     }

@@ -65,15 +65,6 @@ impl Device {
         Err(EngineError::Unavailable { device: self.to_string(), reason })
     }
 
-    /// Backend, device and instruction set, for the record of a run.
-    pub fn describe(self) -> String {
-        match self {
-            Self::Cpu => instruction_set().to_owned(),
-            Self::CandleCpu => format!("candle-cpu {}", instruction_set()),
-            Self::Cuda(_) => format!("candle {self}"),
-        }
-    }
-
     /// Holds candle's thread pools to `threads`. Their workers spin: several processes on few cores would starve one another.
     ///
     /// # Safety
@@ -88,9 +79,95 @@ impl Device {
     }
 }
 
+/// The devices of one engine: one, or several of a kind that hold a part of the model each (`cuda:0+cuda:1`). Never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Devices(Vec<Device>);
+
+impl Devices {
+    /// Refuses what this executable or this machine cannot do.
+    ///
+    /// # Errors
+    /// Says which build has the backend, or what is missing on the machine.
+    pub fn check(&self) -> Result<(), EngineError> {
+        if self.count() > 1 && self.is_cuda() {
+            self.check_nccl().map_err(|reason| EngineError::Unavailable { device: self.to_string(), reason })?;
+        }
+        self.0.iter().try_for_each(|d| d.check())
+    }
+
+    #[cfg(all(feature = "cuda", feature = "nccl"))]
+    fn check_nccl(&self) -> Result<(), String> {
+        quorum_core::nccl::Functions::get().map(|_| ())
+    }
+
+    #[cfg(not(all(feature = "cuda", feature = "nccl")))]
+    fn check_nccl(&self) -> Result<(), String> {
+        Err(format!("several GPUs as one need NCCL, which this executable was built without; {}", build("cuda,nccl")))
+    }
+
+    /// How many hold a part of the model.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// All of them, in the order of their parts.
+    pub fn all(&self) -> &[Device] {
+        &self.0
+    }
+
+    /// The one that answers for all.
+    pub fn first(&self) -> Device {
+        self.0.first().copied().unwrap_or_default()
+    }
+
+    /// Whether they are CUDA devices.
+    pub fn is_cuda(&self) -> bool {
+        matches!(self.first(), Device::Cuda(_))
+    }
+
+    /// Backend, devices and instruction set, for the record of a run.
+    pub fn describe(&self) -> String {
+        match self.first() {
+            Device::CandleCpu => format!("{self} {}", instruction_set()),
+            Device::Cuda(_) => format!("candle {self}"),
+            Device::Cpu => instruction_set().to_owned(),
+        }
+    }
+}
+
+impl From<Device> for Devices {
+    fn from(device: Device) -> Self {
+        Self(vec![device])
+    }
+}
+
+impl fmt::Display for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.0.iter().map(Device::to_string).collect();
+        f.write_str(&names.join("+"))
+    }
+}
+
+impl FromStr for Devices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all: Vec<Device> = text.split('+').map(str::parse).collect::<Result<_, _>>()?;
+        let twice = |(i, d): (usize, &Device)| matches!(d, Device::Cuda(_)) && all[..i].contains(d);
+        match all.first() {
+            Some(Device::Cpu) if all.len() > 1 => Err(format!("{text}: cpu has threads, not parts; use cpu")),
+            Some(first) if all.iter().any(|d| std::mem::discriminant(d) != std::mem::discriminant(first)) => {
+                Err(format!("{text}: devices joined with + must be of one kind"))
+            }
+            _ if all.iter().enumerate().any(twice) => Err(format!("{text}: a device is named twice")),
+            _ => Ok(Self(all)),
+        }
+    }
+}
+
 /// How to build the executables that have `feature`.
 fn build(feature: &str) -> String {
-    let (toolkit, dir) = if feature == "cuda" {
+    let (toolkit, dir) = if feature.starts_with("cuda") {
         ("deploy/cuda/build.sh, or with the CUDA toolkit installed: ", " --target-dir target/cuda")
     } else {
         ("", "")
@@ -141,6 +218,14 @@ mod tests {
         for name in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
             assert!(name.parse::<Device>().unwrap_err().contains("cuda:N"), "{name}");
         }
+        for name in ["cpu", "cuda:3", "candle-cpu+candle-cpu", "cuda:2+cuda:0"] {
+            assert_eq!(name.parse::<Devices>().unwrap().to_string(), name);
+        }
+        let refused = |name: &str, why: &str| assert!(name.parse::<Devices>().unwrap_err().contains(why), "{name}");
+        refused("cuda:0+", "cuda:N");
+        refused("cpu+cpu", "use cpu");
+        refused("candle-cpu+cuda:0", "one kind");
+        refused("cuda:0+cuda:1+cuda:0", "twice");
     }
 
     #[cfg(not(feature = "cuda"))]
@@ -148,6 +233,8 @@ mod tests {
     fn a_build_without_cuda_names_the_build_command() {
         let error = Device::Cuda(0).check().unwrap_err().to_string();
         assert!(error.contains("cuda:0") && error.contains("--features cuda"), "{error}");
+        let error = "cuda:0+cuda:1".parse::<Devices>().unwrap().check().unwrap_err().to_string();
+        assert!(error.contains("cuda:0+cuda:1") && error.contains("--features cuda,nccl"), "{error}");
         assert!(Device::Cpu.check().is_ok());
     }
 }

@@ -1,6 +1,8 @@
 //! The engine: shapes and caches behind a cheap handle; entry points for scoring. Generation and training have their own files.
 
-use crate::device::Device;
+#[cfg(feature = "candle")]
+use crate::candle::Call;
+use crate::device::{Device, Devices};
 use crate::error::EngineError;
 use crate::kernels::isa::{Isa, isa};
 use crate::kernels::threads::with_threads;
@@ -25,7 +27,7 @@ pub struct Engine {
     pub(crate) pool: Arc<Pool>,
     parts: Arc<Partition>,
     pub(crate) threads: usize,
-    device: Device,
+    devices: Devices,
     /// Computes everything instead of the kernels, if there is one.
     #[cfg(feature = "candle")]
     pub(crate) elsewhere: Option<Arc<crate::candle::Backend>>,
@@ -48,23 +50,24 @@ impl Engine {
         Self::loader_on(Device::Cpu, config, parts, bf16, threads)
     }
 
-    /// [`Engine::loader`] for another device. A new backend changes the arithmetic, not the interface: see `docs/gpu.md` for what differs.
+    /// [`Engine::loader`] for another device, or for several that hold a part of the model each. A new backend changes the arithmetic, not the
+    /// interface: see `docs/gpu.md` for what differs.
     ///
     /// # Errors
-    /// As for [`Engine::new`], or a device that this executable or this machine does not have.
+    /// As for [`Engine::new`], or a device that this executable or this machine does not have, or a number of them that does not fit the model.
     pub fn loader_on(
-        device: Device,
+        devices: impl Into<Devices>,
         config: &ModelConfig,
         parts: Partition,
         bf16: bool,
         threads: usize,
     ) -> Result<Loader, EngineError> {
-        Loader::new(device, config, parts, bf16, threads)
+        Loader::new(devices.into(), config, parts, bf16, threads)
     }
 
     /// Where it computes.
-    pub fn device(&self) -> Device {
-        self.device
+    pub fn devices(&self) -> &Devices {
+        &self.devices
     }
 
     /// The table of the trainable slab: weights, gradients and moments are slabs of it.
@@ -77,7 +80,7 @@ impl Engine {
         &self.parts
     }
 
-    /// Bytes in use on the GPU it computes on, by whatever process; `None` on another device.
+    /// Bytes in use on the GPUs it computes on, by whatever process; `None` on another device.
     pub fn gpu_memory(&self) -> Option<u64> {
         #[cfg(feature = "candle")]
         {
@@ -87,6 +90,15 @@ impl Engine {
         {
             None
         }
+    }
+
+    /// Bytes of the weights that each of its devices holds: the frozen ones, and `weights` as they are held for computing. Empty on `cpu`.
+    ///
+    /// # Errors
+    /// A slab of another length, or a device that fails.
+    #[cfg(feature = "candle")]
+    pub fn device_bytes(&self, weights: &[f32]) -> Result<Vec<usize>, EngineError> {
+        self.elsewhere.as_ref().map_or(Ok(Vec::new()), |backend| backend.weight_bytes(self, weights))
     }
 
     /// Threads used at most.
@@ -103,7 +115,9 @@ impl Engine {
         let last = self.check_packs(packs, &policy)?;
         #[cfg(feature = "candle")]
         if let Some(backend) = &self.elsewhere {
-            return backend.score(self, weights, packs, &policy, last);
+            let members: Vec<usize> = (0..packs.len()).collect();
+            let call = Call { engine: self, packs, members: &members, policy: &policy, last };
+            return backend.score(weights, &call);
         }
         let panels = self.pool.panels(&self.plan, weights, self.threads)?;
         let rope = self.pool.rope(&self.plan, last);
@@ -161,35 +175,35 @@ pub struct Loader {
     parts: Partition,
     filler: Holder,
     threads: usize,
-    device: Device,
+    devices: Devices,
 }
 
 /// Where the frozen weights go.
 enum Holder {
     Panels(Box<Filler>),
     #[cfg(feature = "candle")]
-    Elsewhere(crate::candle::BackendFiller),
+    Elsewhere(Box<crate::candle::BackendFiller>),
 }
 
 impl Loader {
     fn new(
-        device: Device,
+        devices: Devices,
         config: &ModelConfig,
         parts: Partition,
         bf16: bool,
         threads: usize,
     ) -> Result<Self, EngineError> {
-        device.check()?;
+        devices.check()?;
         let (plan, threads) = (Plan::new(config, &parts)?, threads.max(1));
-        let filler = match device {
+        let filler = match devices.first() {
             #[cfg(feature = "candle")]
             Device::CandleCpu | Device::Cuda(_) => {
-                Holder::Elsewhere(crate::candle::BackendFiller::new(device, &parts, bf16)?)
+                Holder::Elsewhere(Box::new(crate::candle::BackendFiller::new(&devices, &plan, &parts, bf16)?))
             }
             _ if isa() == Isa::Baseline => return Err(EngineError::Processor),
             _ => Holder::Panels(Box::new(Filler::new(&plan, &parts, bf16, threads))),
         };
-        Ok(Self { plan, parts, filler, threads, device })
+        Ok(Self { plan, parts, filler, threads, devices })
     }
 
     /// Takes a frozen tensor over; a name that is not among the frozen ones is left alone.
@@ -216,7 +230,7 @@ impl Loader {
             Holder::Panels(filler) => filler.finish(&self.parts)?,
             #[cfg(feature = "candle")]
             Holder::Elsewhere(filler) => {
-                elsewhere = Some(Arc::new(filler.finish(&self.plan, &self.parts)?));
+                elsewhere = Some(Arc::new(filler.finish(&self.parts)?));
                 Frozen::default()
             }
         };
@@ -226,7 +240,7 @@ impl Loader {
             pool,
             parts: Arc::new(self.parts),
             threads: self.threads,
-            device: self.device,
+            devices: self.devices,
             #[cfg(feature = "candle")]
             elsewhere,
         })
@@ -289,7 +303,7 @@ pub(crate) fn parallel<R: Send>(
     done.into_iter().map(|d| d.1).collect()
 }
 
-fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "unknown panic".into())
 }

@@ -31,7 +31,7 @@ mod trainer;
 mod types;
 
 pub use alloc::tune_allocator;
-pub use device::Device;
+pub use device::{Device, Devices};
 pub use engine::{Engine, Loader};
 pub use error::EngineError;
 pub use inspect::VisionTrace;

@@ -1,5 +1,7 @@
 //! Gradients of packs over a fixed number of lanes, then one fused AdamW step. Nothing here depends on threads or arrival (D3).
 
+#[cfg(feature = "candle")]
+use crate::candle::Call;
 use crate::engine::{Engine, batches, parallel};
 use crate::error::EngineError;
 use crate::kernels::norm::add_assign;
@@ -97,8 +99,8 @@ impl Trainer {
             let mut done = Vec::with_capacity(count);
             for (lane, slab) in self.lanes.iter_mut().enumerate().take(packs.len()) {
                 let members: Vec<usize> = (lane..packs.len()).step_by(count).collect();
-                let keep = self.checkpointing;
-                let scores = backend.accumulate(engine, weights, packs, &members, &policy, last, keep, &ask, slab)?;
+                let call = Call { engine, packs, members: &members, policy: &policy, last };
+                let scores = backend.accumulate(weights, &call, self.checkpointing, &ask, slab)?;
                 done.push(scores.into_iter());
             }
             return Ok((0..packs.len()).filter_map(|i| done[i % count].next()).collect());

@@ -66,6 +66,16 @@ impl LearnerError {
         self.is_fenced() || matches!(self, Self::Group { .. } | Self::Peer { .. })
     }
 
+    /// Whether every rank hears of this end by itself: a stop, or the failure of the run.
+    pub fn ends_all(&self) -> bool {
+        matches!(self, Self::Stopped(_)) || self.is_run_failed()
+    }
+
+    /// Whether the run is over because it failed.
+    pub fn is_run_failed(&self) -> bool {
+        matches!(self, Self::Client(error) if error.is_run_failed())
+    }
+
     /// Whether the coordinator no longer counts on this process.
     pub fn is_fenced(&self) -> bool {
         matches!(self, Self::Client(error) if error.is_fenced())

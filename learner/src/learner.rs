@@ -13,6 +13,7 @@ use crate::zero::{StepError, Zero};
 use crate::{publish, reference};
 use quorum_core::config::{ObjectiveKind, RunConfig};
 use quorum_core::digest::{policy_digest, slab_digest};
+use quorum_core::logging::about_step;
 use quorum_engine::{EngineError, PolicyDist, StepStats, Trainer};
 use quorum_model::Checkpoint;
 use quorum_proto::v1;
@@ -47,6 +48,9 @@ pub struct Learner<'g> {
     /// Largest difference to the workers' log-probs seen by `old_logprobs` in this step.
     pub(crate) mismatch: f64,
     pub(crate) timer: Timer,
+    /// To the workers of this learner's fabric.
+    #[cfg(feature = "nccl")]
+    pub(crate) broadcaster: Option<crate::broadcast::Broadcaster>,
 }
 
 impl Learner<'_> {
@@ -67,6 +71,13 @@ impl Learner<'_> {
             return Ok(());
         }
         c.wait(publish::publish(&c.session, &self.weights, self.step, &self.digest, c.patience))?;
+        #[cfg(feature = "nccl")]
+        if let Some(broadcaster) = &mut self.broadcaster {
+            c.wait(async {
+                broadcaster.begin(&c.session, &self.weights, self.step).await;
+                Ok::<(), LearnerError>(())
+            })?;
+        }
         self.timer.add("publish", start);
         Ok(())
     }
@@ -76,6 +87,7 @@ impl Learner<'_> {
     /// # Errors
     /// As `Connection::next_batch`, or messages that form no batch.
     pub fn receive_batch(&mut self) -> Result<Option<Batch>, LearnerError> {
+        about_step(self.step);
         self.timer = Timer::default();
         self.mismatch = 0.0;
         let start = Instant::now();

@@ -1,6 +1,8 @@
 //! The learner: receives batches, maximises the objective, publishes policy versions, commits steps. Start reading at `grpo_loop`.
 
 pub mod batch;
+#[cfg(feature = "nccl")]
+pub mod broadcast;
 pub mod checkpoint;
 pub mod collective;
 pub mod connection;

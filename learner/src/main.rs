@@ -1,7 +1,8 @@
 //! `learner`: command line, logging, signals, exit status; joins again when fenced. The work is in the library.
 
 use clap::Parser;
-use quorum_core::client::{JoinOptions, Session, set_ready, shutdown_signal};
+use quorum_core::client::{JoinOptions, RUN_FAILED, Session, set_ready, shutdown_signal};
+use quorum_core::logging;
 use quorum_learner::connection::Connection;
 use quorum_learner::group::Group;
 use quorum_learner::learner::Learner;
@@ -19,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 fn main() -> ExitCode {
     transport::die_with_mpirun();
     let options = Options::parse();
-    if options.device == quorum_engine::Device::CandleCpu {
+    if options.device.first() == quorum_engine::Device::CandleCpu {
         // SAFETY: no other thread exists yet.
         unsafe { quorum_engine::Device::hold_threads(options.threads.max(1)) };
     }
@@ -27,17 +28,20 @@ fn main() -> ExitCode {
     match start(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
+            logging::fail(&error.to_string());
+            let failed = error.downcast_ref().is_some_and(LearnerError::is_run_failed);
+            if failed { ExitCode::from(RUN_FAILED) } else { ExitCode::FAILURE }
         }
     }
 }
 
 fn start(options: &Options) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&options.log)
-        .map_err(|e| anyhow::anyhow!("--log {}: {e}", options.log))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    logging::init(&options.log, "learner", "info");
     options.device.check()?;
+    options.member.check_fabric(options.device_index()).map_err(anyhow::Error::msg)?;
+    if options.check_device {
+        return Ok(());
+    }
     let place = options.place()?;
     if place.world > 1 {
         // Before anything else: a build without a way to the other ranks says so at once.
@@ -119,7 +123,7 @@ fn part(group: &mut Group, error: &LearnerError, session: &Session, runtime: &Ha
     if !(group.can_form_again() && error.may_pass()) {
         runtime.block_on(session.leave(&error.to_string()));
     }
-    if !matches!(error, LearnerError::Stopped(_)) {
+    if !error.ends_all() {
         metrics::group_ended(error);
         group.abort(&error.to_string());
     }

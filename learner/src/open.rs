@@ -11,7 +11,7 @@ use crate::options::Options;
 use crate::zero::Zero;
 use quorum_core::config::{ObjectiveKind, RunConfig};
 use quorum_core::digest::policy_digest;
-use quorum_engine::{AdamW, Device, Engine, PolicyDist, Trainer};
+use quorum_engine::{AdamW, Devices, Engine, PolicyDist, Trainer};
 use quorum_model::{Checkpoint, FrozenSource, Partition};
 use quorum_proto::v1;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ impl<'g> Learner<'g> {
         same_files(&session.reply.model_files, &model, &model_dir)?;
         let threads = options.threads(&config);
         let at = |source| LearnerError::Engine { step: place.checkpoint_step, source };
-        let (engine, stored) = engine(&model, &model_dir, &session.reply, &config, options.device, threads)?;
+        let (engine, stored) = engine(&model, &model_dir, &session.reply, &config, &options.device, threads)?;
         let parts = engine.partition().clone();
         let share = group.share();
         let zero = Zero::new(parts.trainable.total(), share, config.learner.reduction);
@@ -58,6 +58,9 @@ impl<'g> Learner<'g> {
             None if rule.needs_reference() => (start.clone().unwrap_or_default(), 0),
             None => (start.take().unwrap_or_default(), 0),
         };
+        #[cfg(feature = "nccl")]
+        let broadcaster =
+            options.member.fabric.clone().map(|f| crate::broadcast::Broadcaster::new(f, options.device_index()));
         let policy = policy(&config, &model);
         let digest = policy_digest(&weights, config.train.precision);
         tracing::info!(step, committed = place.committed_steps, digest, threads, "learner ready");
@@ -78,6 +81,8 @@ impl<'g> Learner<'g> {
             threads,
             mismatch: 0.0,
             timer: Timer::default(),
+            #[cfg(feature = "nccl")]
+            broadcaster,
         })
     }
 }
@@ -107,7 +112,7 @@ fn engine(
     dir: &Path,
     reply: &v1::JoinReply,
     config: &RunConfig,
-    device: Device,
+    devices: &Devices,
     threads: usize,
 ) -> Result<(Engine, FrozenSource), LearnerError> {
     let parts = Partition::of(&model.config, &model.layout, &config.train)?;
@@ -120,7 +125,7 @@ fn engine(
         }
     }
     let at = |source| LearnerError::Engine { step: 0, source };
-    let mut loader = Engine::loader_on(device, &model.config, parts, source.bf16(), threads).map_err(at)?;
+    let mut loader = Engine::loader_on(devices.clone(), &model.config, parts, source.bf16(), threads).map_err(at)?;
     source.visit(|entry, tensor| loader.put(&entry.name, &tensor).map_err(at))?;
     Ok((loader.finish().map_err(at)?, source))
 }

@@ -5,7 +5,8 @@ use crate::transport::{self, Place, Transport, Wanted};
 use clap::Parser;
 use quorum_core::client::{MemberFlags, cores, seconds};
 use quorum_core::config::RunConfig;
-use quorum_engine::Device;
+use quorum_core::logging::LogSpec;
+use quorum_engine::{Device, Devices};
 use std::time::Duration;
 
 /// Trains the policy of a Quorum run.
@@ -26,9 +27,13 @@ pub struct Options {
     /// Seconds that one call between ranks may wait for the others.
     #[arg(long, value_name = "SECONDS", default_value_t = 300.0)]
     pub group_seconds: f64,
-    /// Where to compute: cpu, candle-cpu, cuda:N, or cuda: the GPU whose number this rank has on its machine.
+    /// Where to compute: cpu, candle-cpu, cuda:N, or cuda: the GPU whose number this rank has on its machine. Several joined with + (cuda:0+cuda:1)
+    /// hold a part of the model each.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    pub device: Device,
+    pub device: Devices,
+    /// Only say whether this executable can compute on --device here: asked by the coordinator before a run begins.
+    #[arg(long, hide = true)]
+    pub check_device: bool,
     /// Threads; 0 = learner.threads of the run, else one a core. Never changes a result.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
@@ -38,9 +43,9 @@ pub struct Options {
     /// After the end of the run wait for SIGTERM instead of exiting: for supervisors that start again whatever ends.
     #[arg(long)]
     pub stay: bool,
-    /// Log filter, e.g. info or quorum_learner=debug.
-    #[arg(long, value_name = "FILTER", default_value = "info")]
-    pub log: String,
+    /// What is logged to stderr, e.g. info or quorum_learner=debug; with json in front (json,info) or alone as JSON lines.
+    #[arg(long, value_name = "[json,]FILTER", default_value = "info")]
+    pub log: LogSpec,
 }
 
 impl Options {
@@ -67,12 +72,12 @@ impl Options {
     /// # Errors
     /// This build has none.
     pub fn way(&self) -> Result<Transport, LearnerError> {
-        Transport::choose(self.transport, matches!(self.device, Device::Cuda(_)))
+        Transport::choose(self.transport, self.device.is_cuda())
     }
 
-    /// Number of the device this rank computes on.
+    /// Number of the device this rank computes on, or of the first of them.
     pub fn device_index(&self) -> usize {
-        match self.device {
+        match self.device.first() {
             Device::Cuda(n) => n,
             Device::Cpu | Device::CandleCpu => 0,
         }

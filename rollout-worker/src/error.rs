@@ -20,3 +20,10 @@ pub enum WorkerError {
     #[error("cannot start {what}: {source}")]
     Start { what: &'static str, source: std::io::Error },
 }
+
+impl WorkerError {
+    /// Whether the run is over because it failed.
+    pub fn is_run_failed(&self) -> bool {
+        matches!(self, Self::Client(error) if error.is_run_failed())
+    }
+}

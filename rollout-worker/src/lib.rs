@@ -1,7 +1,10 @@
 //! The rollout worker: lease → generate → vote → submit, following the policy's versions. Training and the ledger are others' business.
 
+pub mod arrivals;
 pub mod engine_actor;
 pub mod error;
+#[cfg(feature = "nccl")]
+pub mod follow;
 pub mod generator;
 pub mod images;
 pub mod load;

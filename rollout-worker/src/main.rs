@@ -1,14 +1,15 @@
 //! `rollout-worker`: command line, logging, signals, exit status. The work is in the library.
 
 use clap::Parser;
-use quorum_core::client::shutdown_signal;
-use quorum_rollout_worker::Options;
+use quorum_core::client::{RUN_FAILED, shutdown_signal};
+use quorum_core::logging;
 use quorum_rollout_worker::worker::{Stop, run};
+use quorum_rollout_worker::{Options, WorkerError};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    if options.device.contains(&quorum_engine::Device::CandleCpu) {
+    if options.device.iter().any(|d| d.first() == quorum_engine::Device::CandleCpu) {
         // SAFETY: no other thread exists yet.
         unsafe { quorum_engine::Device::hold_threads(options.threads()) };
     }
@@ -16,17 +17,20 @@ fn main() -> ExitCode {
     match start(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
+            logging::fail(&error.to_string());
+            let failed = error.downcast_ref().is_some_and(WorkerError::is_run_failed);
+            if failed { ExitCode::from(RUN_FAILED) } else { ExitCode::FAILURE }
         }
     }
 }
 
 fn start(options: Options) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&options.log)
-        .map_err(|e| anyhow::anyhow!("--log {}: {e}", options.log))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    logging::init(&options.log, "rollout-worker", "info");
     options.check_devices()?;
+    options.member.check_fabric(options.first_device()).map_err(anyhow::Error::msg)?;
+    if options.check_device {
+        return Ok(());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let stop = Stop::default();

@@ -4,7 +4,7 @@ use crate::error::WorkerError;
 use crate::relay::Shelf;
 use bytes::Bytes;
 use quorum_core::client::{Both, Session, Sink, Stream, fetch_blob, fetch_frozen, report_frozen};
-use quorum_engine::{Device, Engine, EngineError, Loader};
+use quorum_engine::{Devices, Engine, EngineError, Loader};
 use quorum_model::{Checkpoint, FrozenSink, Partition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,13 +42,13 @@ impl Model {
     pub async fn engines(
         &self,
         session: &Session,
-        devices: &[Device],
+        devices: &[Devices],
         threads: usize,
         shelf: &Shelf,
     ) -> Result<Vec<Engine>, WorkerError> {
         let (model, train, bf16) = (&self.checkpoint, &session.config.train, session.reply.frozen_bf16);
         let parts = &Partition::of(&model.config, &model.layout, train)?;
-        let on = |&device: &Device| Engine::loader_on(device, &model.config, parts.clone(), bf16, threads);
+        let on = |devices: &Devices| Engine::loader_on(devices.clone(), &model.config, parts.clone(), bf16, threads);
         let new = || devices.iter().map(on).collect::<Result<Vec<_>, _>>();
         let finish = |loaders: Vec<Loader>| loaders.into_iter().map(Loader::finish).collect::<Result<Vec<_>, _>>();
         if parts.frozen.total() == 0 {

@@ -3,7 +3,8 @@
 use crate::relay::RelayOptions;
 use clap::Parser;
 use quorum_core::client::{MemberFlags, cores};
-use quorum_engine::{Device, EngineError};
+use quorum_core::logging::LogSpec;
+use quorum_engine::{Device, Devices, EngineError};
 use std::path::PathBuf;
 
 /// Generates and votes for a Quorum run; joins and leaves at any time.
@@ -12,9 +13,13 @@ use std::path::PathBuf;
 pub struct Options {
     #[command(flatten)]
     pub member: MemberFlags,
-    /// Where to compute: cpu, candle-cpu or cuda:N; several are separated by commas and get an engine each, which share the leases.
+    /// Where to compute: cpu, candle-cpu or cuda:N; several are separated by commas and get an engine each, which share the leases;
+    /// several joined with + (cuda:0+cuda:1) are one engine and hold a part of the model each.
     #[arg(long, value_name = "DEVICE", value_delimiter = ',', default_value = "cpu")]
-    pub device: Vec<Device>,
+    pub device: Vec<Devices>,
+    /// Only say whether this executable can compute on --device here: asked by the coordinator before a run begins.
+    #[arg(long, hide = true)]
+    pub check_device: bool,
     /// Threads of the engines together; 0 = one a core. Never changes a result.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
@@ -33,9 +38,9 @@ pub struct Options {
     /// whatever ends.
     #[arg(long)]
     pub stay: bool,
-    /// Log filter, e.g. info or quorum_rollout_worker=debug.
-    #[arg(long, value_name = "FILTER", default_value = "info")]
-    pub log: String,
+    /// What is logged to stderr, e.g. info or quorum_rollout_worker=debug; with json in front (json,info) or alone as JSON lines.
+    #[arg(long, value_name = "[json,]FILTER", default_value = "info")]
+    pub log: LogSpec,
 }
 
 impl Options {
@@ -64,14 +69,21 @@ impl Options {
     /// # Errors
     /// Names the device and what is missing.
     pub fn check_devices(&self) -> Result<(), EngineError> {
-        for (i, &device) in self.device.iter().enumerate() {
-            if matches!(device, Device::Cuda(_)) && self.device.iter().take(i).any(|&d| d == device) {
+        for (i, devices) in self.device.iter().enumerate() {
+            let before = |d: &&Device| self.device.iter().take(i).any(|other| other.all().contains(d));
+            if let Some(device) = devices.all().iter().filter(|_| devices.is_cuda()).find(before) {
                 let reason = "it is named twice; one engine fills a GPU".to_owned();
                 return Err(EngineError::Unavailable { device: device.to_string(), reason });
             }
-            device.check()?;
+            devices.check()?;
         }
         Ok(())
+    }
+
+    /// Number of the first CUDA device, on which weights arrive by broadcast; 0 without any.
+    pub fn first_device(&self) -> usize {
+        let cuda = |device: &Device| if let Device::Cuda(number) = device { Some(*number) } else { None };
+        self.device.iter().flat_map(|devices| devices.all()).find_map(cuda).unwrap_or(0)
     }
 
     /// Backends, devices and instruction set, for the record of the run.

@@ -1,5 +1,6 @@
 //! The newest two policy versions, each fetched whole and verified before it is used (INV-8), and handed on.
 
+use crate::arrivals::Arrivals;
 use crate::relay::Shelf;
 use quorum_core::client::{ClientError, Fetched, Session, Weights, fetch_weights};
 use std::collections::BTreeMap;
@@ -18,12 +19,19 @@ pub struct WeightStore {
     elements: usize,
     held: BTreeMap<u64, Arc<Weights>>,
     shelf: Shelf,
+    arrivals: Option<Arrivals>,
 }
 
 impl WeightStore {
     /// For slabs of `elements` values, which others get from `shelf`.
     pub fn new(elements: usize, shelf: Shelf) -> Self {
-        Self { elements, held: BTreeMap::new(), shelf }
+        Self { elements, held: BTreeMap::new(), shelf, arrivals: None }
+    }
+
+    /// Takes what comes by broadcast, too.
+    pub fn with(mut self, arrivals: Option<Arrivals>) -> Self {
+        self.arrivals = arrivals;
+        self
     }
 
     /// The weights of `version`, fetched if need be.
@@ -38,6 +46,14 @@ impl WeightStore {
         let held = if self.elements > LARGE { 1 } else { HELD };
         while self.held.len() >= held {
             self.held.pop_first();
+        }
+        let arrived = match &self.arrivals {
+            Some(arrivals) => arrivals.take(version).await,
+            None => None,
+        };
+        if let Some(fetched) = arrived {
+            self.held.insert(version, fetched.weights.clone());
+            return Ok(fetched.weights);
         }
         let start = Instant::now();
         let base = version.checked_sub(1).and_then(|before| self.held.get(&before));

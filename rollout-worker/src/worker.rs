@@ -1,5 +1,6 @@
 //! The worker's life: join, then rounds of lease → weights → images → generate → submit, until the run ends, the coordinator is gone for good, or it is asked to drain.
 
+use crate::arrivals::Arrivals;
 use crate::engine_actor::EngineHandle;
 use crate::error::WorkerError;
 use crate::generator::{Answer, Generator, Work};
@@ -12,6 +13,7 @@ use crate::submit::submit;
 use crate::weights::WeightStore;
 use futures::future::try_join_all;
 use quorum_core::client::{ClientError, Heartbeat, JoinOptions, Pulse, Session, Vitals, set_ready};
+use quorum_core::logging::about_step;
 use quorum_core::metric;
 use quorum_proto::v1;
 use std::sync::Arc;
@@ -69,40 +71,63 @@ pub async fn run(options: Options, stop: Stop) -> Result<(), WorkerError> {
     let mut engines: Option<(Model, Vec<EngineHandle>)> = None;
     loop {
         let session = tokio::select! {
-            joined = Session::join(&join) => joined?,
+            joined = Session::join(&join) => joined,
             () = stop.drain.cancelled() => return Ok(()),
         };
-        tracing::info!(
-            run = session.reply.run_id,
-            epoch = session.reply.epoch,
-            coordinator = session.link.url(),
-            "joined"
-        );
-        join.run_id.clone_from(&session.reply.run_id);
-        join.config_digest.clone_from(&session.reply.config_digest);
-        join.patience = options.member.reconnect_patience();
-        relay.serve(&session)?;
-        match Serving::start(session, &options, &relay.shelf, &mut engines).await {
-            Ok(mut serving) => match serving.until_end(&stop).await? {
-                End::Rejoin(reason) => tracing::info!(reason, "joining again"),
-                End::Over(reason) => {
-                    tracing::info!(reason, "the run is over for this worker");
-                    if !options.stay {
-                        return Ok(());
-                    }
-                    join.run_id.clone_from(&options.member.run);
-                    join.config_digest.clear();
-                    tokio::select! {
-                        () = tokio::time::sleep(NEXT_RUN) => {}
-                        () = stop.drain.cancelled() => return Ok(()),
-                    }
-                }
-                End::Drained => return Ok(()),
-            },
-            Err(WorkerError::Client(error)) if error.is_fenced() => tracing::info!(%error, "joining again"),
+        let end = match session {
+            Ok(session) => {
+                joined(&session, &mut join);
+                join.patience = options.member.reconnect_patience();
+                relay.serve(&session)?;
+                serve(session, &options, &relay.shelf, &mut engines, &stop).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        match end {
+            Ok(End::Drained) => return Ok(()),
+            Ok(End::Rejoin(reason)) => {
+                tracing::info!(reason, "joining again");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            Ok(End::Over(reason)) => tracing::info!(reason, "the run is over for this worker"),
+            Err(error) if options.stay && error.is_run_failed() => tracing::error!("{error}"),
             Err(error) => return Err(error),
         }
-        tokio::time::sleep(PAUSE).await;
+        if !options.stay {
+            return Ok(());
+        }
+        join.run_id.clone_from(&options.member.run);
+        join.config_digest.clear();
+        tokio::select! {
+            () = tokio::time::sleep(NEXT_RUN) => {}
+            () = stop.drain.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Notes what was joined, so that the next join is to the same.
+fn joined(session: &Session, join: &mut JoinOptions) {
+    tracing::info!(run = session.reply.run_id, epoch = session.reply.epoch, coordinator = session.link.url(), "joined");
+    join.run_id.clone_from(&session.reply.run_id);
+    join.config_digest.clone_from(&session.reply.config_digest);
+}
+
+/// One session, from Join to its end.
+async fn serve(
+    session: Session,
+    options: &Options,
+    shelf: &Shelf,
+    engines: &mut Option<(Model, Vec<EngineHandle>)>,
+    stop: &Stop,
+) -> Result<End, WorkerError> {
+    let ended = match Serving::start(session, options, shelf, engines).await {
+        Ok(mut serving) => serving.until_end(stop).await,
+        Err(error) => Err(error),
+    };
+    match ended {
+        Err(WorkerError::Client(error)) if error.is_fenced() => Ok(End::Rejoin(error.to_string())),
+        other => other,
     }
 }
 
@@ -139,8 +164,9 @@ impl Serving {
                 engines.insert((model, handles))
             }
         };
+        let trainable = model.trainable(&session)?;
         Ok(Self {
-            weights: WeightStore::new(model.trainable(&session)?, shelf.clone()),
+            weights: WeightStore::new(trainable, shelf.clone()).with(Arrivals::of(&session, options, trainable, shelf)),
             engines: engines.clone(),
             session,
             patience: options.member.reconnect_patience(),
@@ -160,16 +186,14 @@ impl Serving {
                 biased;
                 () = stop.release.cancelled() => Ok(End::Drained),
                 pulse = pulse => standing(pulse),
-                end = self.rounds(stop) => match end {
-                    Err(WorkerError::Client(error)) if error.is_fenced() => Ok(End::Rejoin(error.to_string())),
-                    other => other,
-                },
+                end = self.rounds(stop) => end,
             }
         };
         set_ready(false);
         let farewell = match &ended {
             Ok(End::Drained) => Some("drained".to_owned()),
             Ok(End::Over(reason)) => Some(reason.clone()),
+            Err(error) if error.is_run_failed() => Some("the run has failed".to_owned()),
             _ => None,
         };
         if let Some(reason) = farewell {
@@ -217,6 +241,7 @@ impl Serving {
     async fn round(&mut self, leases: Vec<v1::LeaseGrant>) -> Result<(), WorkerError> {
         let received = Instant::now();
         self.vitals.leases.store(leases.len() as u32, Ordering::Relaxed);
+        leases.first().inspect(|l| about_step(l.step));
         let mut versions: Vec<u64> = leases.iter().map(|l| l.version).collect();
         versions.sort_unstable();
         versions.dedup();

@@ -1,7 +1,8 @@
 //! Bad input ends in one clear line that names the thing and what to do.
 
-use quorum_tests::{executable, repository};
+use quorum_tests::{Cluster, executable, repository};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 fn coordinator(args: &[&str]) -> Output {
     Command::new(executable("coordinator")).args(args).current_dir(repository()).output().expect("coordinator starts")
@@ -83,6 +84,43 @@ fn resuming_nothing_names_the_directory() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("nothing");
     fails_saying(&["--resume", dir.to_str().unwrap()], &[dir.to_str().unwrap()]);
+}
+
+#[test]
+fn a_device_that_the_build_lacks_is_refused_with_the_build_command() {
+    let scratch = tempfile::tempdir().expect("scratch");
+    let dir = scratch.path().join("run");
+    let place = format!("run.dir={}", dir.display());
+    for (device, word) in [("cuda:9", "--features cuda"), ("cpu,gpu", "no device is called")] {
+        fails_saying(&["--workers", "1", "--device", device, "--set", &place], &[device, word]);
+        assert!(!dir.exists(), "{device} left a run directory behind");
+    }
+}
+
+#[test]
+fn members_of_a_run_that_failed_say_so_and_leave_with_a_status_of_their_own() {
+    // Each waits for the other, which never comes.
+    for (member, missing) in [("rollout-worker", "no learner has joined"), ("learner", "no rollout worker has joined")]
+    {
+        let scratch = tempfile::tempdir().expect("scratch");
+        let dir = scratch.path().join("run");
+        let sets = ["cluster.join_seconds=4", "cluster.listen=127.0.0.1:0", "cluster.http=127.0.0.1:0"];
+        let mut cluster = Cluster::fresh(&dir, 0, &sets);
+        let out = Command::new(executable(member))
+            .arg("--coordinator-file")
+            .arg(dir.join("endpoints.json"))
+            .output()
+            .expect("the member starts");
+        let text = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(70), "{text}");
+        assert!(text.contains("has failed") && text.contains(missing), "{text}");
+        let late = Instant::now() + Duration::from_secs(10);
+        while !cluster.ended() {
+            assert!(Instant::now() < late, "the coordinator still waits\n{}", cluster.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(cluster.log().contains(missing), "{}", cluster.log());
+    }
 }
 
 #[test]

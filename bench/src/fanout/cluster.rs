@@ -152,6 +152,15 @@ pub struct Client {
 }
 
 impl Client {
+    /// The same worker on a fabric, with CUDA device number `device`.
+    #[cfg(all(test, feature = "nccl"))]
+    pub fn on(mut self, fabric: &str, device: usize, elements: usize) -> Self {
+        let shelf = self.relay.as_ref().map(|relay| relay.shelf.clone()).unwrap_or_default();
+        let arrivals = quorum_rollout_worker::follow::follow(&self.session, fabric, device, elements, shelf.clone());
+        self.store = quorum_rollout_worker::weights::WeightStore::new(elements, shelf).with(Some(arrivals));
+        self
+    }
+
     /// The weights of `version`, as a worker gets them.
     pub async fn get(&mut self, version: u64) -> Result<Arc<Weights>, ClientError> {
         self.store.get(&self.session, version).await

@@ -1,5 +1,8 @@
 //! How long it takes until the last of N workers holds a version, and what the coordinator sends for it, with and without relays.
 
+#[cfg(test)]
+#[cfg(feature = "nccl")]
+mod broadcast;
 #[cfg_attr(not(test), allow(dead_code, reason = "the tests also kill relays and damage what they send"))]
 mod cluster;
 #[cfg_attr(not(test), allow(dead_code, reason = "the tests also kill relays and damage what they send"))]

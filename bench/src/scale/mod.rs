@@ -2,6 +2,7 @@
 //! in can be given; the defaults are the measurements named in the document.
 
 mod cost;
+pub(crate) mod runs;
 mod sim;
 
 use cost::{Job, Machines};

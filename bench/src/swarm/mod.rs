@@ -155,7 +155,7 @@ async fn drive(args: &Args) -> anyhow::Result<Line> {
         coordinator.kill();
     } else {
         learning.await?.context("the learner's part")?;
-        coordinator.ended().await?;
+        coordinator.ended(Duration::from_secs(60)).await?;
     }
     workers.shutdown().await;
     let (ledger_double, missing) = tally.against_ledger(&args.dir)?;

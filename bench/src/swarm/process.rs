@@ -6,7 +6,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const START: Duration = Duration::from_secs(60);
-const END: Duration = Duration::from_secs(60);
 
 /// A running coordinator; killed on drop.
 pub struct Coordinator {
@@ -18,6 +17,11 @@ pub struct Coordinator {
 impl Coordinator {
     /// Starts `program` (or the one beside this executable) on a new run directory.
     pub fn start(program: Option<&Path>, dir: &Path, sets: &[String]) -> anyhow::Result<Self> {
+        Self::with(program, dir, &[], sets)
+    }
+
+    /// The same with more arguments.
+    pub fn with(program: Option<&Path>, dir: &Path, args: &[&str], sets: &[String]) -> anyhow::Result<Self> {
         let own = std::env::current_exe()?.with_file_name("coordinator");
         let program = program.unwrap_or(&own);
         ensure!(!dir.exists(), "{} exists; remove it, or give another --dir", dir.display());
@@ -31,6 +35,7 @@ impl Coordinator {
             command.args(["--set", set]);
         }
         command
+            .args(args)
             .args(["--progress", "plain", "--log", "warn"])
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
@@ -44,7 +49,8 @@ impl Coordinator {
         Ok(format!("http://{}", self.address("grpc").await?))
     }
 
-    async fn address(&mut self, key: &str) -> anyhow::Result<String> {
+    /// What `endpoints.json` says for `key`, once it is there.
+    pub async fn address(&mut self, key: &str) -> anyhow::Result<String> {
         let start = Instant::now();
         loop {
             let text = std::fs::read_to_string(self.dir.join("endpoints.json")).unwrap_or_default();
@@ -64,17 +70,33 @@ impl Coordinator {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits for a clean end of the run.
-    pub async fn ended(&mut self) -> anyhow::Result<()> {
+    /// Waits for a clean end of the run, at most `limit`.
+    pub async fn ended(&mut self, limit: Duration) -> anyhow::Result<()> {
         let start = Instant::now();
         loop {
             match self.child.try_wait()? {
                 Some(status) if status.success() => return Ok(()),
                 Some(status) => bail!("the coordinator ended with {status}:\n{}", self.said()),
-                None => ensure!(start.elapsed() < END, "the coordinator did not end within {END:?}:\n{}", self.said()),
+                None => {
+                    ensure!(start.elapsed() < limit, "the coordinator did not end within {limit:?}:\n{}", self.said())
+                }
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Waits for a clean end of the run, at most `limit`; processor seconds of the coordinator, and of it with all its children.
+    pub fn cost(&mut self, limit: Duration) -> anyhow::Result<(f64, f64)> {
+        let start = Instant::now();
+        // Dead and not yet waited for, a process still has its times to read.
+        while !self.stat().starts_with(" Z") {
+            ensure!(start.elapsed() < limit, "the run did not end within {limit:?}:\n{}", self.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let [own, children] = [self.cpu_seconds(), self.ticks(13)];
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the coordinator ended with {status}:\n{}", self.said());
+        Ok((own, own + children))
     }
 
     /// SIGKILL.
@@ -85,9 +107,20 @@ impl Coordinator {
 
     /// Processor seconds in user and kernel mode so far.
     pub fn cpu_seconds(&self) -> f64 {
+        self.ticks(11)
+    }
+
+    /// `/proc/PID/stat` after the name; empty when the process is gone.
+    fn stat(&self) -> String {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        let fields = stat.rsplit_once(')').map_or("", |(_, f)| f).split_whitespace();
-        let ticks: f64 = fields.skip(11).take(2).filter_map(|f| f.parse::<f64>().ok()).sum();
+        stat.rsplit_once(')').map_or_else(String::new, |(_, fields)| fields.to_owned())
+    }
+
+    /// Seconds of two successive fields of `/proc/PID/stat`, the first of which is `at` after the name.
+    fn ticks(&self, at: usize) -> f64 {
+        let stat = self.stat();
+        let fields = stat.split_whitespace();
+        let ticks: f64 = fields.skip(at).take(2).filter_map(|f| f.parse::<f64>().ok()).sum();
         // SAFETY: sysconf takes no pointers.
         ticks / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64
     }

@@ -10,9 +10,11 @@ use rcgen::{
 };
 use std::fs;
 use std::io::Write;
+use std::net::Ipv6Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// Clocks of two machines may differ.
 const SKEW: Duration = Duration::from_secs(3600);
@@ -52,7 +54,8 @@ pub(super) fn certs(options: &CertsOptions) -> anyhow::Result<()> {
     if let Some(there) = files().find(|f| f.exists()) {
         anyhow::bail!("{} exists; choose a new directory, or remove the old files to renew them", there.display());
     }
-    let names: Vec<String> = LOCAL.iter().map(|n| (*n).to_owned()).chain(options.hosts.iter().cloned()).collect();
+    let hosts = options.hosts.iter().map(|h| host(h)).collect::<anyhow::Result<Vec<_>>>()?;
+    let names: Vec<String> = LOCAL.iter().map(|n| (*n).to_owned()).chain(hosts.iter().cloned()).collect();
     let (ca, [coordinator, member]) = make(&names, options.days)?;
     let token = secret()?;
     for (dir, pair) in sides.iter().zip([coordinator, member]) {
@@ -62,7 +65,16 @@ pub(super) fn certs(options: &CertsOptions) -> anyhow::Result<()> {
         write(&dir.join("key.pem"), &pair.key, 0o600)?;
         write(&dir.join("token"), &format!("{token}\n"), 0o600)?;
     }
-    super::show(&flags(&options.dir, options.hosts.first().map_or("localhost", String::as_str)))
+    super::show(&commands(&options.dir, hosts.first().map_or("localhost", String::as_str)))
+}
+
+/// A name or address as clients check it; an IPv6 address may stand in brackets.
+fn host(text: &str) -> anyhow::Result<String> {
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).filter(|t| t.parse::<Ipv6Addr>().is_ok());
+    let host = bare.unwrap_or(text);
+    ServerName::try_from(host)
+        .with_context(|| format!("--host {text:?}: not a host name or address; no port, no URL"))?;
+    Ok(host.to_owned())
 }
 
 /// The authority's certificate, and those of coordinator and members.
@@ -76,8 +88,7 @@ fn make(names: &[String], days: u64) -> anyhow::Result<(String, [Pair; 2])> {
     let ca = params.self_signed(&key)?.pem();
     let issuer = Issuer::new(params, key);
     let signed = |who: &str, names: &[String], uses: &[ExtendedKeyUsagePurpose]| -> anyhow::Result<Pair> {
-        let mut params = CertificateParams::new(names.to_vec())
-            .with_context(|| format!("--host {}: not a host name or address", names.join(", ")))?;
+        let mut params = CertificateParams::new(names.to_vec())?;
         params.distinguished_name = name(who);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = uses.to_vec();
@@ -126,18 +137,50 @@ fn write(path: &Path, content: &str, mode: u32) -> anyhow::Result<()> {
     written.with_context(|| path.display().to_string())
 }
 
-fn flags(dir: &Path, host: &str) -> String {
-    let own = dir.join("coordinator");
-    let (own, member) = (own.display(), dir.join("member"));
-    let member = member.display();
+/// Commands for a shell that use the files.
+fn commands(dir: &Path, host: &str) -> String {
+    let (own, member) = (dir.join("coordinator"), dir.join("member"));
+    let set = |key: &str, side: &Path, file: &str| quoted(&format!("cluster.{key}={}", side.join(file).display()));
+    let sets = |pairs: &[(&str, &Path, &str)]| {
+        pairs.iter().map(|(key, side, file)| format!(" --set {}", set(key, side, file))).collect::<String>()
+    };
+    let listening = sets(&[
+        ("tls_cert", &own, "cert.pem"),
+        ("tls_key", &own, "key.pem"),
+        ("tls_client_ca", &own, "ca.pem"),
+        ("token_file", &own, "token"),
+    ]);
+    let dialling = sets(&[
+        ("tls_ca", &member, "ca.pem"),
+        ("tls_member_cert", &member, "cert.pem"),
+        ("tls_member_key", &member, "key.pem"),
+    ]);
+    let url = if host.parse::<Ipv6Addr>().is_ok() {
+        format!("https://[{host}]:7070")
+    } else {
+        format!("https://{host}:7070")
+    };
+    let flags: String =
+        [("tls-ca", "ca.pem"), ("tls-cert", "cert.pem"), ("tls-key", "key.pem"), ("token-file", "token")]
+            .map(|(flag, file)| format!(" --{flag} {}", quoted(&member.join(file).display().to_string())))
+            .concat();
+    let (own, member) = (own.display(), member.display());
     format!(
         "# the coordinator's machine (keep {own} there)
-coordinator --set cluster.listen=0.0.0.0:7070 --set cluster.tls_cert={own}/cert.pem --set cluster.tls_key={own}/key.pem --set cluster.tls_client_ca={own}/ca.pem --set cluster.token_file={own}/token
+coordinator --set cluster.listen=0.0.0.0:7070{listening}
+# the same, with a learner and workers of its own (keep {member} there, too)
+coordinator --workers 1 --set cluster.listen=0.0.0.0:7070{listening}{dialling}
 # every other machine (copy {member} there)
-learner --coordinator https://{host}:7070 --tls-ca {member}/ca.pem --tls-cert {member}/cert.pem --tls-key {member}/key.pem --token-file {member}/token
-rollout-worker --coordinator https://{host}:7070 --tls-ca {member}/ca.pem --tls-cert {member}/cert.pem --tls-key {member}/key.pem --token-file {member}/token
+learner --coordinator {url}{flags}
+rollout-worker --coordinator {url}{flags}
 "
     )
+}
+
+/// One word for a shell.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:@%+,".contains(c);
+    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]
@@ -172,7 +215,32 @@ mod tests {
         assert_eq!(read("member/token"), before);
         fs::remove_file(dir.join("member/token")).unwrap();
         assert!(certs(&CertsOptions { keep: true, ..options(&dir) }).is_err(), "half a set is not kept");
-        let bad = CertsOptions { hosts: vec!["no ünicode".into()], ..options(&scratch.path().join("other")) };
-        assert!(certs(&bad).unwrap_err().to_string().contains("--host"));
+    }
+
+    #[test]
+    fn hosts_are_names_or_addresses_that_clients_can_check() {
+        for (given, taken) in [
+            ("gpu-7.example", "gpu-7.example"),
+            ("gpu_7", "gpu_7"),
+            ("10.0.0.7", "10.0.0.7"),
+            ("[fd00::7]", "fd00::7"),
+            ("::1", "::1"),
+        ] {
+            assert_eq!(host(given).unwrap(), taken);
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("certs");
+        for odd in ["", " ", "a b", "a/b", "https://a", "a:7070", "[a]", "[::1]:7070", "no ünicode", "-a", "a..b"] {
+            let e = certs(&CertsOptions { hosts: vec!["good".into(), odd.into()], ..options(&dir) })
+                .unwrap_err()
+                .to_string();
+            assert!(e.contains("--host") && e.contains(odd) && !dir.exists(), "{odd:?}: {e}");
+        }
+        let text = commands(Path::new("/x/it's a place"), "fd00::7");
+        assert!(
+            text.contains("https://[fd00::7]:7070") && text.contains(r"'/x/it'\''s a place/member/ca.pem'"),
+            "{text}"
+        );
+        assert!(commands(Path::new("certs"), "h").contains("--tls-ca certs/member/ca.pem "), "no quotes without need");
     }
 }

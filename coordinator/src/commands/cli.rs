@@ -6,6 +6,7 @@ use super::status::StatusOptions;
 use crate::prepare::RunRequest;
 use crate::show::Style;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use quorum_core::logging::LogSpec;
 use std::path::PathBuf;
 
 /// Improves a vision-language model on unlabelled images by majority vote and group-relative policy optimisation.
@@ -29,7 +30,8 @@ pub struct RunOptions {
     /// Processes that the learner consists of; short for `--set learner.ranks=R`. More than one needs a learner built with feature mpi or nccl.
     #[arg(long, value_name = "R", global = true)]
     pub ranks: Option<u32>,
-    /// Devices for the processes started here, e.g. cuda:0,cuda:1; dealt out to workers and learner ranks in turn. Without it the processor.
+    /// Devices for the processes started here, e.g. cuda:0,cuda:1 (or cuda:0+cuda:1,cuda:2+cuda:3: each joined pair holds one model); dealt out to
+    /// workers and learner ranks in turn. Without it the processor.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub device: Vec<String>,
     /// TOML file with settings.
@@ -53,12 +55,20 @@ pub struct RunOptions {
     /// Allow addresses beyond this machine without TLS and token.
     #[arg(long)]
     pub insecure: bool,
-    /// How progress is shown.
+    /// How progress is shown. Auto: a bar on a terminal, lines in a pipe, JSON lines with --log json.
     #[arg(long, value_enum, default_value_t, value_name = "STYLE")]
     pub progress: Style,
-    /// Log filter for stderr, e.g. info or quorum_coordinator=debug. Children log to RUN_DIR/logs at `info` or this.
-    #[arg(long, default_value = "warn", value_name = "FILTER")]
-    pub log: String,
+    /// What is logged to stderr, e.g. info or quorum_coordinator=debug; with json in front (json,info) or alone as JSON lines. Children log to
+    /// RUN_DIR/logs at `info` or this.
+    #[arg(long, default_value = "warn", value_name = "[json,]FILTER")]
+    pub log: LogSpec,
+    /// Write what every step waited for to RUN_DIR/trace.json, for ui.perfetto.dev or chrome://tracing.
+    #[arg(long)]
+    pub trace: bool,
+    /// Send the same to an OpenTelemetry collector (gRPC, http://HOST:4317); without it to OTEL_EXPORTER_OTLP_ENDPOINT, if that is set. Needs a build
+    /// with feature otel.
+    #[arg(long, value_name = "URL")]
+    pub otlp: Option<String>,
 }
 
 impl RunOptions {
@@ -152,7 +162,7 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         dtype: Dtype,
     },
-    /// Show what a running coordinator is doing.
+    /// Show how a running coordinator's run goes: a screen of text on a terminal, JSON in a pipe; --watch keeps showing it.
     Status(StatusOptions),
     /// Make an authority, certificates and a token for a cluster of more than one machine, and print the flags that use them.
     Certs(CertsOptions),
@@ -163,6 +173,9 @@ pub enum Command {
         /// Loopback address of the page.
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071")]
         http: String,
+        /// Where the training data is now, if it was moved since the run.
+        #[arg(long, value_name = "PATH")]
+        data: Option<PathBuf>,
     },
     /// Write one HTML file that holds a run: verdict, curves, accuracy, sample groups with images, configuration, digests.
     Report {
@@ -171,6 +184,9 @@ pub enum Command {
         /// File to write; without it RUN_DIR/report.html.
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
+        /// Where the training data is now, if it was moved since the run.
+        #[arg(long, value_name = "PATH")]
+        data: Option<PathBuf>,
     },
     /// Print the resolved configuration.
     Config,

@@ -18,7 +18,7 @@ pub(super) fn export(options: &ExportOptions) -> anyhow::Result<()> {
     let (row, dir) = choose(run, &history.checkpoints(), options.step)?;
     let checkpoint = Checkpoint::open(Path::new(&config.model.path)).context("model.path of the run")?;
     // What was not trained comes from the base: another base would make another model than the one that was evaluated.
-    let files = hash_model(Path::new(&config.model.path), &checkpoint)?;
+    let files = hash_model(Path::new(&config.model.path), &checkpoint, &Default::default())?;
     ensure!(
         history.meta.get("model_files").is_none_or(|began| *began == files),
         "the content of model.path {} changed since run {} began; put the old files back to export it",
@@ -106,8 +106,11 @@ fn facts(
     let figures = |version: u64| evaluation(version).and_then(|e| e.figures(e.asked()));
     let meta = |key: &str| history.meta.get(key).cloned().unwrap_or_default();
     let gain = evaluation(0).zip(evaluation(row.steps)).and_then(|(before, after)| before.gain(after));
-    let list = std::fs::read_to_string(run.join(aside::FILE)).unwrap_or_default();
-    let aside = list.lines().filter_map(|l| serde_json::from_str::<Aside>(l).ok());
+    // Runs of older versions have the list alone, which is cut short.
+    let list = || std::fs::read_to_string(run.join(aside::FILE)).unwrap_or_default();
+    let listed = |list: String| {
+        list.lines().filter_map(|l| serde_json::from_str::<Aside>(l).ok()).filter(|a| a.step.is_none()).count()
+    };
     Ok(Facts {
         steps: row.steps,
         samples: recovery.samples,
@@ -120,7 +123,7 @@ fn facts(
         data_test: meta("data_test"),
         train_rows: meta("train_rows"),
         test_rows: meta("test_rows"),
-        set_aside: aside.filter(|a| a.step.is_none()).count() as u64,
+        set_aside: meta("set_aside").parse().unwrap_or_else(|_| listed(list()) as u64),
         before: figures(0),
         after: figures(row.steps),
         gain,

@@ -11,6 +11,7 @@ mod report;
 mod run;
 mod status;
 mod view;
+mod watch;
 
 use crate::ledger::{History, Ledger};
 use crate::rundir::LEDGER;
@@ -51,11 +52,13 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
         }
         Some(Command::Export(options)) => export::export(&options).map(done),
         Some(Command::Import { file, to, dtype }) => import::import(&file, &to, dtype).map(done),
-        Some(Command::Status(options)) => status::status(&options).map(done),
+        Some(Command::Status(options)) => status::status(&options),
         Some(Command::Certs(options)) => certs::certs(&options).map(done),
         Some(Command::Plan(options)) => plan::run(&cli.run, &options),
-        Some(Command::View { run_dir, http }) => view::view(&run_dir, &http).map(done),
-        Some(Command::Report { run_dir, to }) => report::report(&run_dir, to.as_deref()).map(done),
+        Some(Command::View { run_dir, http, data }) => view::view(&run_dir, &http, data.as_deref()).map(done),
+        Some(Command::Report { run_dir, to, data }) => {
+            report::report(&run_dir, to.as_deref(), data.as_deref()).map(done)
+        }
         Some(Command::Config) => config::config(&cli.run).map(done),
     }
 }

@@ -10,12 +10,14 @@ use crate::prepare::{Prepared, RunRequest, configuration, prepare};
 use crate::run::{Event, Handle, Observer, Parts, RunEnd, start, supervised_per_step};
 use crate::rundir::{ENDPOINTS, RunDir};
 use crate::service::{Server, Shared, Sockets, bind, serve};
-use crate::show::{Progress, Report, Start, Style, report, table};
+use crate::show::{Progress, Report, Start, Style, report, say, table};
+use crate::trace::{self, Trace};
 use crate::weights::WeightStore;
 use anyhow::{Context, anyhow};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use quorum_core::config::ClusterSection;
-use quorum_core::metric;
+use quorum_core::logging::LogSpec;
+use quorum_core::{logging, metric};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,29 +50,40 @@ async fn drive(options: &RunOptions) -> anyhow::Result<ExitCode> {
     // From the very start: by default the signal would end the process.
     let mut give_back = signal(SignalKind::user_defined1())?;
     let config = configuration(&request)?;
+    let style = options.progress.resolved();
+    let traces = trace::Wanted::of(options.trace, options.otlp.as_deref())?;
     if config.rollout.top_p < 1.0 || config.rollout.top_k > 0 {
         tracing::warn!("{}", crate::prepare::BIASED);
     }
-    if options.workers > 0 {
-        launcher::check(config.learner.ranks, &options.device)?;
+    match (options.workers, options.device.is_empty()) {
+        (0, true) => {}
+        (0, false) => {
+            let whose = "--device is for the processes that --workers N starts";
+            return Err(anyhow!("{whose}; give it to rollout-worker and learner themselves"));
+        }
+        (n, _) => launcher::check(n, config.learner.ranks, &options.device)?,
     }
+    let place = mirror::wanted(&config.run.mirror).context("run.mirror")?;
     let sockets = bind(&config.cluster)?;
     let prepared = prepare(&request, config).await?;
     let (material, dir) = (prepared.material.clone(), prepared.dir.clone());
     if complete(&prepared) && !options.stay {
-        conclude(&finish(&material, &dir)?, options.progress);
+        conclude(&finish(&material, &dir)?, style);
         return Ok(ExitCode::SUCCESS);
     }
-    let progress = Arc::new(Progress::new(options.progress));
-    let mirror = mirror(&prepared).await?;
-    let (ledger, running) = begin(options, prepared, sockets, progress.clone(), mirror.clone())?;
+    let progress = Arc::new(Progress::new(style));
+    let mirror = match place {
+        Some(place) => Some(mirror_to(place, &prepared).await?),
+        None => None,
+    };
+    let (ledger, running) = begin(options, &traces, prepared, sockets, progress.clone(), mirror.clone())?;
     let (end, signal) = wait(&running.handle, &mut give_back).await?;
     if let Some(mirror) = mirror {
         mirror.finish(if end == RunEnd::Complete { LAST_COPY } else { FAREWELL }).await;
     }
     if options.stay && end == RunEnd::Complete {
         progress.close();
-        conclude(&finish(&material, &dir)?, options.progress);
+        conclude(&finish(&material, &dir)?, style);
         asked_to_stop().await?;
         running.end(&RunEnd::Stopped).await;
         return Ok(ExitCode::SUCCESS);
@@ -81,16 +94,16 @@ async fn drive(options: &RunOptions) -> anyhow::Result<ExitCode> {
     progress.close();
     match end {
         RunEnd::Complete => {
-            conclude(&finish(&material, &dir)?, options.progress);
+            conclude(&finish(&material, &dir)?, style);
             Ok(ExitCode::SUCCESS)
         }
         RunEnd::Failed(reason) => Err(anyhow!("{reason}; go on with: coordinator --resume {}", dir.path().display())),
         RunEnd::Preempted => {
-            eprintln!("gave the machine back; go on with: coordinator --resume {}", dir.path().display());
+            logging::tell(&format!("gave the machine back; go on with: coordinator --resume {}", dir.path().display()));
             Ok(ExitCode::from(AGAIN))
         }
         RunEnd::Stopped => {
-            eprintln!("stopped; go on with: coordinator --resume {}", dir.path().display());
+            logging::tell(&format!("stopped; go on with: coordinator --resume {}", dir.path().display()));
             Ok(ExitCode::from(128u8.saturating_add(signal)))
         }
     }
@@ -138,27 +151,22 @@ async fn from_mirror(options: &RunOptions, request: &mut RunRequest) -> anyhow::
     let dir =
         options.run_dir.clone().ok_or_else(|| anyhow!("--resume {text} needs --run-dir DIR, an empty directory"))?;
     let steps = mirror::restore(&Place::parse(text)?, &dir).await?;
-    eprintln!("restored {text} with {steps} steps into {}", dir.display());
+    logging::tell(&format!("restored {text} with {steps} steps into {}", dir.display()));
     request.resume = Some(dir);
     Ok(())
 }
 
-/// The copy in a bucket, if one is wanted.
-async fn mirror(prepared: &Prepared) -> anyhow::Result<Option<Mirror>> {
-    let config = &prepared.material.config;
-    if config.run.mirror.is_empty() {
-        return Ok(None);
-    }
-    let place = Place::parse(&config.run.mirror)?;
-    let keep = config.checkpoint.keep;
-    Ok(Some(Mirror::start(place, &prepared.dir, &prepared.run_id, prepared.epoch, keep).await?))
+/// The copy in a bucket.
+async fn mirror_to(place: Place, prepared: &Prepared) -> anyhow::Result<Mirror> {
+    let keep = prepared.material.config.checkpoint.keep;
+    Ok(Mirror::start(place, &prepared.dir, &prepared.run_id, prepared.epoch, keep).await?)
 }
 
 /// The last words of a finished run: a table, or one more line for programs.
 fn conclude(report: &Report, style: Style) {
     match style {
-        Style::Json => println!("{}", serde_json::json!({"event": "report", "report": report})),
-        _ => print!("{}", table(report)),
+        Style::Json => say(&serde_json::json!({"event": "report", "report": report}).to_string()),
+        _ => say(table(report).trim_end()),
     }
 }
 
@@ -173,10 +181,12 @@ struct Running {
     handle: Handle,
     server: Server,
     launcher: Option<Launcher>,
+    trace: Option<Arc<Trace>>,
 }
 
 fn begin(
     options: &RunOptions,
+    traces: &trace::Wanted,
     prepared: Prepared,
     sockets: Sockets,
     progress: Arc<Progress>,
@@ -203,7 +213,10 @@ fn begin(
         n => launcher::plan(&wanted(options, &material, grpc, if leases { n } else { 0 }))?,
     };
     let (tell, inbox) = launcher::hung();
-    let observer: Arc<dyn Observer> = Arc::new(Watch { progress, tell, mirror: mirror.clone() });
+    logging::about_run(&run_id, "coordinator", false);
+    let trace = Trace::start(traces, dir.path(), &run_id, epoch, material.config.run.steps)?.map(Arc::new);
+    let watch = Watch { progress, tell, mirror: mirror.clone(), trace: trace.clone() };
+    let observer: Arc<dyn Observer> = Arc::new(watch);
     let children = Roster::default();
     let parts = Parts {
         material: material.clone(),
@@ -220,8 +233,7 @@ fn begin(
     if let Some(mirror) = mirror {
         let handle = handle.clone();
         tokio::spawn(async move {
-            let reason = mirror.fenced().await;
-            handle.stop(reason.clone(), RunEnd::Failed(reason)).await;
+            handle.stop(RunEnd::Failed(mirror.fenced().await)).await;
         });
     }
     let shared = Shared { run: handle.clone(), material: material.clone(), weights, run_id, epoch };
@@ -238,7 +250,7 @@ fn begin(
         true => None,
         false => Some(Launcher::start(launches, dir.logs(), children, inbox, reporter(handle.clone(), observer))?),
     };
-    Ok((ledger, Running { handle, server, launcher }))
+    Ok((ledger, Running { handle, server, launcher, trace }))
 }
 
 fn wanted(options: &RunOptions, material: &Material, grpc: SocketAddr, workers: u32) -> Wanted {
@@ -261,8 +273,14 @@ fn wanted(options: &RunOptions, material: &Material, grpc: SocketAddr, workers: 
         tls_ca: cluster.tls_ca.clone(),
         tls_cert: cluster.tls_member_cert.clone(),
         tls_key: cluster.tls_member_key.clone(),
-        log: if options.log == "warn" { "info".into() } else { options.log.clone() },
+        log: child_log(&options.log).to_string(),
     }
+}
+
+/// Children write files that nobody has to look at: they say more than the coordinator's default.
+fn child_log(own: &LogSpec) -> LogSpec {
+    let filter = own.filter.as_deref().filter(|f| *f != "warn").unwrap_or("info");
+    LogSpec { filter: Some(filter.to_owned()), ..own.clone() }
 }
 
 /// How to dial the coordinator; `any` is the host if it listens on every address.
@@ -287,15 +305,23 @@ struct Watch {
     progress: Arc<Progress>,
     tell: Hung,
     mirror: Option<Mirror>,
+    trace: Option<Arc<Trace>>,
 }
 
 impl Observer for Watch {
+    fn traces(&self) -> bool {
+        self.trace.is_some()
+    }
+
     fn event(&self, event: &Event) {
         if let Event::Lost { pid, .. } = event {
             self.tell.process(*pid);
         }
         if let (Event::Checkpoint(row), Some(mirror)) = (event, &self.mirror) {
             mirror.offer(row);
+        }
+        if let Some(trace) = &self.trace {
+            trace.event(event);
         }
         self.progress.event(event);
     }
@@ -313,7 +339,7 @@ fn reporter(handle: Handle, observer: Arc<dyn Observer>) -> impl Fn(ChildEvent) 
         }
         ChildEvent::GaveUp { reason } => {
             let handle = handle.clone();
-            runtime.spawn(async move { handle.stop(reason.clone(), RunEnd::Failed(reason)).await });
+            runtime.spawn(async move { handle.stop(RunEnd::Failed(reason)).await });
         }
     }
 }
@@ -330,14 +356,15 @@ async fn wait(handle: &Handle, give_back: &mut Signal) -> anyhow::Result<(RunEnd
             _ = terminate.recv() => break 15,
         }
     };
-    handle.stop("the coordinator was stopped".into(), RunEnd::Stopped).await;
+    handle.stop(RunEnd::Stopped).await;
     Ok((handle.ended().await, number))
 }
 
 impl Running {
-    /// Lets members leave, ends the children, stops the servers.
+    /// Lets members hear of the end and leave, ends the children, stops the servers.
     async fn end(self, end: &RunEnd) {
-        let patience = if *end == RunEnd::Complete { FAREWELL } else { Duration::ZERO };
+        let told = matches!(end, RunEnd::Complete | RunEnd::Failed(_));
+        let patience = if told { FAREWELL } else { Duration::ZERO };
         let deadline = tokio::time::Instant::now() + patience;
         while tokio::time::Instant::now() < deadline && self.members().await > 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -348,7 +375,15 @@ impl Running {
                 tracing::error!("{e}");
             }
         }
+        if told {
+            self.server.farewell().await;
+        }
         self.server.stop().await;
+        if let Some(trace) = self.trace
+            && let Err(e) = tokio::task::spawn_blocking(move || trace.close()).await
+        {
+            tracing::error!("{e}");
+        }
     }
 
     async fn members(&self) -> usize {

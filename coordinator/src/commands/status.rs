@@ -1,5 +1,7 @@
-//! `coordinator status`: asks a running coordinator, by its HTTP page on this machine or by its gRPC address from anywhere.
+//! `coordinator status`: asks a running coordinator, by its HTTP page on this machine or by its gRPC address from anywhere. Text for people on a
+//! terminal, JSON for programs.
 
+use super::watch;
 use crate::rundir::ENDPOINTS;
 use anyhow::{Context, anyhow, ensure};
 use clap::Args;
@@ -9,6 +11,7 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,14 +38,44 @@ pub struct StatusOptions {
     /// Fail unless the worker or learner of this name is a member; prints it alone.
     #[arg(long, value_name = "ID", env = "QUORUM_ID")]
     pub member: Option<String>,
+    /// Show it every second until the run ends: a screen on a terminal, in a pipe a line for each change. Status 0 if the run completes.
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
+    /// JSON on a terminal too.
+    #[arg(long)]
+    pub json: bool,
 }
 
-pub(super) fn status(options: &StatusOptions) -> anyhow::Result<()> {
-    let status = match &options.coordinator {
-        Some(url) if options.http.is_none() => call(url, options)?,
-        _ => page(options.run_dir.as_deref(), options.http.as_deref())?,
-    };
-    let Some(id) = &options.member else { return super::show(&format!("{status:#}\n")) };
+/// Whom to ask, and how.
+#[derive(Clone)]
+pub(super) struct Asking(StatusOptions);
+
+impl Asking {
+    /// The status of now.
+    pub(super) fn ask(&self) -> anyhow::Result<Value> {
+        match &self.0.coordinator {
+            Some(url) if self.0.http.is_none() => call(url, &self.0),
+            _ => page(self.0.run_dir.as_deref(), self.0.http.as_deref()),
+        }
+    }
+}
+
+pub(super) fn status(options: &StatusOptions) -> anyhow::Result<ExitCode> {
+    let asking = Asking(options.clone());
+    if options.watch {
+        return watch::watch(&asking);
+    }
+    let status = asking.ask()?;
+    match &options.member {
+        Some(id) => member(&status, id)?,
+        None if options.json || !watch::on_terminal() => super::show(&format!("{status:#}\n"))?,
+        None => super::show(&watch::fitting(&status).iter().map(|line| format!("{line}\n")).collect::<String>())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what is known of one member.
+fn member(status: &Value, id: &str) -> anyhow::Result<()> {
     let members = status.get("members").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let member = members.iter().find(|m| m.get("id").and_then(Value::as_str) == Some(id));
     let member = member.ok_or_else(|| {

@@ -37,7 +37,7 @@ pub struct Whence {
     pub version: u64,
     /// Empty = the coordinator.
     pub source: String,
-    /// `grpc`, `relay` or `delta`.
+    /// `grpc`, `relay`, `delta` or `nccl`.
     pub transport: &'static str,
     pub bytes: u64,
     pub seconds: f64,
@@ -191,6 +191,7 @@ impl Fanout {
         let form = if report.delta { Form::Delta(report.version.saturating_sub(1)) } else { Form::Whole };
         spread.tree.holds(id, source, form);
         let transport = match (source, report.delta) {
+            _ if report.broadcast => "nccl",
             (_, true) => "delta",
             (Some(_), _) => "relay",
             (None, _) => "grpc",

@@ -2,6 +2,7 @@
 
 use super::plan::Launch;
 use super::{ChildEvent, Roster, proc};
+use quorum_core::client::RUN_FAILED;
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
@@ -29,7 +30,7 @@ enum State {
     /// To be started at this time.
     Due(Instant),
     Running(std::process::Child, Option<JoinHandle<()>>),
-    /// Left by itself with status 0, or given up.
+    /// Left by itself because the run is complete or has failed, or given up.
     Over,
 }
 
@@ -160,7 +161,7 @@ impl Child {
         self.roster.held().remove(&self.launch.name);
         let hung = std::mem::take(&mut self.hung);
         self.suspect = None;
-        if status.success() {
+        if status.success() || status.code() == Some(i32::from(RUN_FAILED)) {
             self.state = State::Over;
             return events;
         }
@@ -195,10 +196,11 @@ impl Child {
     fn last_words(&self, status: ExitStatus) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let telling = |l: &&String| {
-            l.starts_with("error") || l.contains("panicked at") || l.contains("noticed that process rank")
+            let told = ["panicked at", "noticed that process rank", "\"level\":\"ERROR\""];
+            l.starts_with("error") || told.iter().any(|words| l.contains(words))
         };
         let any = tail.iter().rfind(|l| !l.starts_with("---")).filter(|_| status.code().is_some());
-        tail.iter().rev().find(telling).or(any).map(|l| format!(": {l}")).unwrap_or_default()
+        tail.iter().rev().find(telling).or(any).map(|l| format!(": {}", message(l))).unwrap_or_default()
     }
 
     pub(super) fn ask_to_stop(&self) {
@@ -225,6 +227,13 @@ impl Child {
         }
         self.state = State::Over;
     }
+}
+
+/// What a line says: of a JSON line its message.
+fn message(line: &str) -> String {
+    let parsed: Option<serde_json::Value> = serde_json::from_str(line).ok();
+    let message = parsed.as_ref().and_then(|line| line.get("message")?.as_str());
+    message.unwrap_or(line).to_owned()
 }
 
 fn is_root() -> bool {

@@ -4,6 +4,7 @@
 mod child;
 mod group;
 mod plan;
+mod probe;
 mod proc;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
 //! Which processes a machine runs, and how its cores are divided.
 
 use super::group::Transport;
+use super::probe::computes_on;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A process to start.
@@ -32,6 +34,8 @@ pub enum LaunchError {
     NoMpirun,
     #[error("learner.ranks = {ranks} on GPUs needs one device a rank, but --device names {devices}")]
     Devices { ranks: u32, devices: String },
+    #[error("--device {devices} is not for this {program}: {reason}")]
+    Device { devices: String, program: String, reason: String },
     #[error("cannot ask {program} what it was built with: {reason}", program = .program.display())]
     Probe { program: PathBuf, reason: String },
 }
@@ -98,14 +102,22 @@ pub fn plan(wanted: &Wanted) -> Result<Vec<Launch>, LaunchError> {
     Ok(launches)
 }
 
-/// Whether the executables are there and can run `ranks` learner ranks on `devices`, before anything begins.
+/// Whether the executables are there, can run `ranks` learner ranks, and compute on `devices`, before anything begins.
 ///
 /// # Errors
 /// What is missing.
-pub fn check(ranks: u32, devices: &[String]) -> Result<(), LaunchError> {
+pub fn check(workers: u32, ranks: u32, devices: &[String]) -> Result<(), LaunchError> {
     let own = std::env::current_exe().map_err(LaunchError::OwnPath)?;
-    sibling(&own, "rollout-worker")?;
-    Transport::of(ranks, devices).check(&sibling(&own, "learner")?, ranks, devices)
+    let (worker, learner) = (sibling(&own, "rollout-worker")?, sibling(&own, "learner")?);
+    let transport = Transport::of(ranks, devices);
+    transport.check(&learner, ranks, devices)?;
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let shares: BTreeSet<String> =
+        (0..workers as usize).map(|i| dealt(devices, workers as usize, i).join(",")).collect();
+    shares.iter().try_for_each(|share| computes_on(&worker, share))?;
+    transport.devices(ranks, devices).iter().try_for_each(|device| computes_on(&learner, device))
 }
 
 /// Devices of worker `i` of `n`: every n-th, or one that it shares.

@@ -49,11 +49,29 @@ fn a_child_that_keeps_dying_is_given_up_with_its_last_error() {
 }
 
 #[test]
-fn who_leaves_with_status_0_is_done_and_the_rest_is_stopped() {
+fn the_last_error_is_found_in_json_logs_too() {
     let tmp = tempfile::tempdir().unwrap();
-    let (launcher, events) = start(vec![shell("done", "exit 0"), shell("stays", "exec sleep 600")], tmp.path());
-    let ChildEvent::Gone { pid } = events.recv_timeout(WAIT).unwrap() else { panic!("no restart was due") };
-    assert!(pid > 0);
+    let lines = r#"echo '{"level":"ERROR","message":"no such thing"}' >&2; echo '{"level":"INFO","message":"bye"}' >&2; exit 3"#;
+    let (launcher, events) = start(vec![shell("w", lines)], tmp.path());
+    let why = loop {
+        if let ChildEvent::Restart { why, .. } = events.recv_timeout(WAIT).unwrap() {
+            break why;
+        }
+    };
+    assert_eq!(why, "exit status 3: no such thing");
+    drop(launcher);
+}
+
+#[test]
+fn who_leaves_because_the_run_is_over_is_done_and_the_rest_is_stopped() {
+    let tmp = tempfile::tempdir().unwrap();
+    // 70: the run has failed.
+    let leaving = [shell("done", "exit 0"), shell("told", "exit 70")];
+    let (launcher, events) = start([&leaving[..], &[shell("stays", "exec sleep 600")]].concat(), tmp.path());
+    for _ in leaving {
+        let ChildEvent::Gone { pid } = events.recv_timeout(WAIT).unwrap() else { panic!("no restart was due") };
+        assert!(pid > 0);
+    }
     assert!(events.recv_timeout(Duration::from_millis(300)).is_err(), "it is not started again");
     let began = Instant::now();
     launcher.finish(Duration::ZERO);

@@ -3,7 +3,7 @@
 use super::read::{StepRow, step_row, uint};
 use super::write::int;
 use super::{LedgerError, schema};
-use rusqlite::{Connection, OpenFlags, Row, params};
+use rusqlite::{Connection, Row, params};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -94,7 +94,7 @@ impl Browser {
         let held = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match held {
             Some(connection) => connection,
-            None => self.connect().map_err(wrap)?,
+            None => self.connect()?,
         };
         let read = || -> rusqlite::Result<Vec<T>> {
             let mut statement = connection.prepare_cached(sql)?;
@@ -108,10 +108,9 @@ impl Browser {
         found
     }
 
-    fn connect(&self) -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
-        connection.busy_timeout(BUSY)?;
+    fn connect(&self) -> Result<Connection, LedgerError> {
+        let connection = schema::reader(&self.path)?;
+        connection.busy_timeout(BUSY).map_err(|e| schema::explain(&self.path, &e))?;
         Ok(connection)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::LedgerError;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// "Quor" in ASCII: tells our files from other SQLite files.
 const APPLICATION_ID: i64 = 0x5175_6f72;
@@ -47,10 +47,42 @@ pub(super) fn open(path: &Path) -> Result<Connection, LedgerError> {
 
 /// Opens an existing ledger for reading only, beside a coordinator that may be writing.
 pub(super) fn open_read_only(path: &Path) -> Result<Connection, LedgerError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(|e| explain(path, &e))?;
+    let connection = reader(path)?;
     check(&connection, path)?;
     Ok(connection)
+}
+
+/// A connection that only reads. Beside its write-ahead log SQLite wants a file of shared memory, which cannot be made in a directory that
+/// cannot be written; where the log is empty, the ledger is whole without either and is taken as it is.
+pub(super) fn reader(path: &Path) -> Result<Connection, LedgerError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = |target: &Path, flags| {
+        let connection = Connection::open_with_flags(target, flags)?;
+        connection.pragma_query_value(None, "schema_version", |r| r.get::<_, i64>(0))?;
+        Ok(connection)
+    };
+    let shut = |e: &rusqlite::Error| {
+        matches!(e.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)) && path.is_file()
+    };
+    match open(path, flags) {
+        Err(e) if shut(&e) => {
+            let mut log = path.as_os_str().to_owned();
+            log.push("-wal");
+            if std::fs::metadata(&log).is_ok_and(|m| m.len() > 0) {
+                let reason = "its newest commits are in the write-ahead log, which cannot be used in a directory that cannot be written; copy the run directory to one that can";
+                return Err(LedgerError::Sql { path: path.into(), reason: reason.into() });
+            }
+            open(&immutable(path), flags | OpenFlags::SQLITE_OPEN_URI).map_err(|e| explain(path, &e))
+        }
+        opened => opened.map_err(|e| explain(path, &e)),
+    }
+}
+
+/// `path` as a URI that says that nobody writes.
+fn immutable(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let path = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    format!("file:{path}?immutable=1").into()
 }
 
 fn check(connection: &Connection, path: &Path) -> Result<(), LedgerError> {

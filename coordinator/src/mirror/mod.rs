@@ -51,6 +51,18 @@ pub enum MirrorError {
     Local { path: String, reason: String },
 }
 
+/// The place that `run.mirror` names, if any.
+///
+/// # Errors
+/// It is no place, or this build cannot write to one.
+pub fn wanted(text: &str) -> Result<Option<Place>, MirrorError> {
+    match text {
+        "" => Ok(None),
+        _ if cfg!(not(feature = "s3")) => Err(MirrorError::NotBuilt),
+        _ => Place::parse(text).map(Some),
+    }
+}
+
 /// Without the feature there is none: `start` says how to build it.
 #[cfg(not(feature = "s3"))]
 #[derive(Debug, Clone)]

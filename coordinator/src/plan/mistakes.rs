@@ -1,9 +1,9 @@
 //! All that keeps a run from starting, each found on its own so that one mistake does not hide another.
 
 use super::{Found, Model, Plan, Setting};
-use crate::launcher;
 use crate::prepare::{self, RunRequest};
 use crate::service::addresses;
+use crate::{launcher, mirror};
 use quorum_core::config::{self, RunConfig};
 use quorum_core::token::Token;
 use quorum_model::{Checkpoint, ModelConfig};
@@ -91,8 +91,11 @@ fn places(config: &RunConfig, setting: Setting, plan: &mut Plan) {
         plan.mistakes.extend(Token::read("cluster.token_file", Path::new(&cluster.token_file)).err());
     }
     if setting.launched {
-        plan.mistakes.extend(launcher::check(config.learner.ranks, setting.devices).err().map(|e| e.to_string()));
+        let workers = setting.workers.try_into().unwrap_or(u32::MAX);
+        let checked = launcher::check(workers, config.learner.ranks, setting.devices);
+        plan.mistakes.extend(checked.err().map(|e| e.to_string()));
     }
+    plan.mistakes.extend(mirror::wanted(&config.run.mirror).err().map(|e| format!("run.mirror: {e}")));
     let dir = Path::new(&config.run.dir);
     if dir.join(crate::rundir::LEDGER).exists() {
         plan.mistakes.push(crate::rundir::RunDirError::Taken(dir.to_path_buf()).to_string());

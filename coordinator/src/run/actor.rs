@@ -4,6 +4,7 @@ use super::command::{Command, Handle, Joined, RunEnd};
 use super::durable::Durable;
 use super::event::{Event, Observer};
 use super::gauges::{self, Gauges};
+use super::pace::Pace;
 use super::preempt::Preempt;
 use super::recover::Recovery;
 use super::works::Works;
@@ -73,6 +74,7 @@ pub(super) struct Actor {
     pub(super) shown: Option<Phase>,
     pub(super) step_began: Seconds,
     pub(super) step_tokens: u64,
+    pub(super) pace: Pace,
     pub(super) ended: bool,
     children: Roster,
     pub(super) preempt: Preempt,
@@ -81,7 +83,7 @@ pub(super) struct Actor {
     /// Answers handed to the ledger and not taken back from it.
     pub(super) in_flight: usize,
     changes: watch::Sender<u64>,
-    end: watch::Sender<Option<RunEnd>>,
+    pub(super) end: watch::Sender<Option<RunEnd>>,
 }
 
 /// What the state machine must know of a configuration and its data.
@@ -133,6 +135,7 @@ pub fn start(parts: Parts) -> Handle {
         shown: None,
         step_began: 0.0,
         step_tokens: 0,
+        pace: Pace::default(),
         ended: false,
         children: parts.children,
         preempt: Preempt::default(),
@@ -188,11 +191,11 @@ impl Actor {
                 );
             }
             Command::Leave { caller, reply } => {
-                let known = self.known(&caller);
-                if known.is_ok() {
+                let own = self.own(&caller);
+                if own.is_ok() {
                     self.lose(&caller.caller_id, LEFT);
                 }
-                drop(reply.send(known));
+                drop(reply.send(own));
             }
             Command::Lease { caller, capacity, reply } => {
                 let granted = self.lease(&caller, capacity).await;
@@ -237,16 +240,26 @@ impl Actor {
             }
             Command::Preempt => self.preempt().await,
             Command::Status { reply } => drop(reply.send(self.status())),
-            Command::Stop { reason, end } => {
-                self.state.stop(&reason);
-                self.finish(end).await;
-            }
+            Command::Stop { end } => self.finish(end).await,
         }
         self.react().await;
     }
 
-    /// Whether the caller may speak: this run, this epoch. Membership is the state's business.
+    /// Whether the caller may speak: this run, this epoch, and it has not failed. Membership is the state's business.
     pub(super) fn known(&self, caller: &v1::Caller) -> Result<(), Refusal> {
+        self.own(caller)?;
+        self.not_failed()
+    }
+
+    fn not_failed(&self) -> Result<(), Refusal> {
+        match &*self.end.borrow() {
+            Some(RunEnd::Failed(reason)) => Err(Refusal::Failed(reason.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the caller is of this run and this epoch.
+    fn own(&self, caller: &v1::Caller) -> Result<(), Refusal> {
         if caller.run_id != self.run_id {
             return Err(Refusal::Forbidden(format!("this is run {}, not {}", self.run_id, caller.run_id)));
         }
@@ -260,6 +273,7 @@ impl Actor {
     }
 
     fn join(&mut self, id: &str, member: crate::state::Member) -> Result<Joined, Refusal> {
+        self.not_failed()?;
         let now = self.now();
         let (role, rank) = (member.role, member.rank);
         let member = crate::state::Member { joined: now, last_seen: now, ..member };
@@ -292,6 +306,7 @@ impl Actor {
             self.state.forgive(stood_still);
         }
         let expired = self.state.tick(now);
+        self.tell_ended();
         let seconds = MISSED_HEARTBEATS * self.state.plan().heartbeat_seconds;
         let lost = !expired.members.is_empty();
         for (id, pid) in expired.members {
@@ -321,8 +336,16 @@ impl Actor {
         self.changes.send_modify(|n| *n += 1);
     }
 
+    /// Announces leases that ended without an answer.
+    fn tell_ended(&mut self) {
+        for (lease, outcome) in self.state.take_ended() {
+            self.lease_ended(lease, outcome, None);
+        }
+    }
+
     /// Announces a new phase, and the end.
     pub(super) async fn react(&mut self) {
+        self.tell_ended();
         let phase = self.state.phase();
         if self.shown == Some(phase) {
             return;
@@ -335,6 +358,7 @@ impl Actor {
         if matches!(phase, Phase::Train { .. }) && self.material.supervised() {
             self.step_began = self.now();
         }
+        quorum_core::logging::about_step(phase.version().unwrap_or(self.state.committed()));
         self.observer.event(&Event::Phase(phase));
         if previous.is_some() {
             self.note_time().await;
@@ -348,7 +372,6 @@ impl Actor {
     /// Ends the run with an error.
     pub(super) async fn fail(&mut self, reason: String) {
         tracing::info!(reason, "the run fails");
-        self.state.stop(&reason);
         self.finish(RunEnd::Failed(reason)).await;
     }
 

@@ -20,6 +20,18 @@ pub enum RunEnd {
     Preempted,
 }
 
+impl RunEnd {
+    /// In one word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Failed(_) => "failed",
+            Self::Stopped => "stopped",
+            Self::Preempted => "preempted",
+        }
+    }
+}
+
 /// Answer to Join.
 #[derive(Debug, Clone)]
 pub struct Joined {
@@ -76,7 +88,7 @@ pub(super) enum Command {
     GroupGone,
     Preempt,
     Status { reply: oneshot::Sender<serde_json::Value> },
-    Stop { reason: String, end: RunEnd },
+    Stop { end: RunEnd },
 }
 
 /// Talks to the run actor; cheap to clone.
@@ -88,11 +100,12 @@ pub struct Handle {
     pub(super) end: watch::Receiver<Option<RunEnd>>,
 }
 
-/// A refusal as gRPC status: FAILED_PRECONDITION = join again, PERMISSION_DENIED = never.
+/// A refusal as gRPC status: FAILED_PRECONDITION = join again, PERMISSION_DENIED = never, ABORTED = the run has failed.
 pub fn status_of(refusal: Refusal) -> Status {
     match refusal {
         Refusal::Rejoin(reason) => Status::failed_precondition(reason),
         Refusal::Forbidden(reason) => Status::permission_denied(reason),
+        Refusal::Failed(reason) => Status::aborted(reason),
     }
 }
 
@@ -189,14 +202,24 @@ impl Handle {
         let _ = self.commands.send(Command::Preempt).await;
     }
 
-    /// Ends the run: members are told to stop, nothing more is granted.
-    pub async fn stop(&self, reason: String, end: RunEnd) {
-        let _ = self.commands.send(Command::Stop { reason, end }).await;
+    /// Ends the run: nothing more is granted. Members of a run that failed are told why; others wait for it to come back.
+    pub async fn stop(&self, end: RunEnd) {
+        let _ = self.commands.send(Command::Stop { end }).await;
     }
 
     /// Rises whenever a long poll may have something new.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
+    }
+
+    /// How the run stands, in one word: running, complete, failed, stopped or preempted.
+    pub fn standing(&self) -> &'static str {
+        match (&*self.end.borrow(), self.end.has_changed().is_err()) {
+            (None, false) => "running",
+            // Its owner ended abnormally.
+            (None, true) => "failed",
+            (Some(end), _) => end.word(),
+        }
     }
 
     /// Waits for the end of the run.

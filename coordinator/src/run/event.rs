@@ -1,7 +1,8 @@
 //! What a run tells whoever shows it: progress bars, plain lines, tests.
 
 use crate::evaluate::Figures;
-use crate::state::Phase;
+use crate::state::{Phase, Work};
+use std::collections::HashMap;
 
 /// Something worth showing.
 #[derive(Debug, Clone)]
@@ -20,6 +21,28 @@ pub enum Event {
         metrics: serde_json::Value,
         seconds: f64,
         tokens_per_second: f64,
+        /// What the steps that are left will take, by the newest ones.
+        seconds_left: f64,
+        /// What the learner took for its parts of it, `<part>_seconds`.
+        timings: HashMap<String, f64>,
+    },
+    /// A task was handed to a worker; only for observers that trace. `row`: its record in the data.
+    Leased {
+        lease: u64,
+        work: Work,
+        row: Option<u64>,
+        worker: String,
+    },
+    /// A lease is over: accepted, failed, expired, …; only for observers that trace.
+    LeaseEnded {
+        lease: u64,
+        outcome: &'static str,
+        /// As its worker says.
+        generate_seconds: Option<f64>,
+    },
+    /// The learner has uploaded a version.
+    Published {
+        version: u64,
     },
     /// A checkpoint is named in the ledger.
     Checkpoint(crate::ledger::CheckpointRow),
@@ -41,6 +64,11 @@ pub enum Event {
 /// Called by the actor; must not block.
 pub trait Observer: Send + Sync {
     fn event(&self, event: &Event);
+
+    /// Whether it wants to hear of every lease.
+    fn traces(&self) -> bool {
+        false
+    }
 }
 
 /// Shows nothing.

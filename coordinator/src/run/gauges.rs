@@ -105,6 +105,8 @@ impl Actor {
         metric::COORDINATOR_PROMPTS.with(["trained"]).set(trained as f64);
         metric::COORDINATOR_PROMPTS.with(["quarantined"]).set(self.quarantined as f64);
         metric::LEARNER_STEP.with([]).set(self.state.committed() as f64);
+        let remaining = self.state.plan().steps.saturating_sub(self.state.committed());
+        metric::COORDINATOR_STEPS_REMAINING.with([]).set(remaining as f64);
         let ledger = self.dir.ledger();
         let wal = ledger.with_extension("db-wal");
         let bytes = [ledger, wal].iter().filter_map(|path| std::fs::metadata(path).ok()).map(|m| m.len()).sum::<u64>();

@@ -22,6 +22,10 @@ fn reply_of(outcome: SubmitOutcome, reason: impl Into<String>) -> SubmitReply {
 impl Actor {
     pub(super) async fn lease(&mut self, caller: &v1::Caller, capacity: u32) -> Result<(Vec<Grant>, bool), Refusal> {
         self.known(caller)?;
+        let complete = self.state.phase() == Phase::Complete;
+        if self.ended {
+            return Ok((Vec::new(), complete));
+        }
         let now = self.now();
         let capacity = capacity.min(self.material.config.cluster.prompts_per_lease);
         let mut grants = Vec::new();
@@ -38,7 +42,21 @@ impl Actor {
             }
         }
         metric::COORDINATOR_LEASES_GRANTED.with([]).increment(grants.len() as u64);
-        Ok((grants, (self.ended && !self.preempting()) || self.state.phase() == Phase::Complete))
+        if self.observer.traces() {
+            for grant in &grants {
+                let row = self.material.record(grant.work).ok().map(|r| r.row);
+                let (lease, work, worker) = (grant.lease, grant.work, caller.caller_id.clone());
+                self.observer.event(&Event::Leased { lease, work, row, worker });
+            }
+        }
+        Ok((grants, complete))
+    }
+
+    /// Tells observers that trace.
+    pub(super) fn lease_ended(&self, lease: u64, outcome: &'static str, generate_seconds: Option<f64>) {
+        if self.observer.traces() {
+            self.observer.event(&Event::LeaseEnded { lease, outcome, generate_seconds });
+        }
     }
 
     /// Whether the slot's row was given up in an earlier step: its group is empty again, and nobody is asked.
@@ -74,7 +92,7 @@ impl Actor {
             Answer::Failure(reason) => self.failure(caller, lease, fence, &reason, reply).await,
             Answer::Group { checked, row, version, generate_seconds } => {
                 metric::ROLLOUT_GROUP_DURATION_SECONDS.with([]).record(generate_seconds.max(0.0));
-                self.group(caller, lease, fence, version, (*checked, row), reply).await;
+                self.group(caller, lease, fence, (version, generate_seconds), (*checked, row), reply).await;
             }
         }
     }
@@ -84,7 +102,7 @@ impl Actor {
         caller: &v1::Caller,
         lease: u64,
         fence: u64,
-        version: u64,
+        (version, seconds): (u64, f64),
         checked: (Checked, Option<Box<Write>>),
         reply: Reply<SubmitReply>,
     ) {
@@ -96,6 +114,7 @@ impl Actor {
                 return;
             }
             (Ok(Admission::Record), Some(work)) => {
+                self.lease_ended(lease, "accepted", Some(seconds));
                 self.record(work, caller, checked, reply).await;
                 return;
             }
@@ -180,6 +199,9 @@ impl Actor {
             Ok(failure) => failure,
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };
+        if failure != Failure::Ignored {
+            self.lease_ended(lease, "failed", None);
+        }
         let (Failure::Quarantine(reasons), Some(work)) = (&failure, work) else {
             let outcome =
                 if failure == Failure::Requeued { SubmitOutcome::Accepted } else { SubmitOutcome::StaleFence };

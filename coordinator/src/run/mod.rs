@@ -6,6 +6,7 @@ mod durable;
 mod event;
 mod gauges;
 mod leases;
+mod pace;
 mod preempt;
 mod recover;
 mod status;

@@ -51,9 +51,4 @@ impl Actor {
             self.finish(RunEnd::Preempted).await;
         }
     }
-
-    /// Whether members must come back to this run later.
-    pub(super) fn preempting(&self) -> bool {
-        self.preempt.since.is_some()
-    }
 }

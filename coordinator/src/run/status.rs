@@ -1,6 +1,7 @@
 //! The run as JSON for `/status`.
 
 use super::actor::Actor;
+use super::command::RunEnd;
 use crate::evaluate::figures_by_version;
 use crate::state::Phase;
 use quorum_proto::v1::Role;
@@ -14,7 +15,26 @@ pub(super) fn role_name(role: Role) -> &'static str {
     }
 }
 
+/// What is done, and for which step (from 0) or version.
+fn doing(phase: Phase) -> Value {
+    match phase {
+        Phase::Evaluate { version } => json!({ "phase": "evaluate", "version": version }),
+        Phase::Sample { step } => json!({ "phase": "sample", "step": step }),
+        Phase::Train { step } => json!({ "phase": "train", "step": step }),
+        Phase::Complete => json!({ "phase": "complete" }),
+    }
+}
+
 impl Actor {
+    /// How the run stands, and why it failed.
+    fn standing(&self) -> (&'static str, Option<String>) {
+        match &*self.end.borrow() {
+            None => ("running", None),
+            Some(end @ RunEnd::Failed(reason)) => (end.word(), Some(reason.clone())),
+            Some(end) => (end.word(), None),
+        }
+    }
+
     pub(super) fn status(&self) -> Value {
         let now = self.now();
         let (tasks, pending, leased, open) = self.state.counts();
@@ -50,6 +70,15 @@ impl Actor {
                 })
             })
             .collect();
+        let (steps, committed) = (self.state.plan().steps, self.state.committed());
+        let (state, reason) = self.standing();
+        let pace = self.pace.known().then(|| {
+            json!({
+                "step_seconds": self.pace.newest,
+                "tokens_per_second": self.pace.tokens_per_second,
+                "seconds_left": self.pace.seconds_left(steps - committed),
+            })
+        });
         let questions = self.state.plan().questions;
         let evaluations = figures_by_version(&self.evaluations, questions);
         json!({
@@ -57,10 +86,14 @@ impl Actor {
             "run_dir": self.dir.path().display().to_string(),
             "epoch": self.epoch,
             "config_digest": self.material.config_digest,
+            "state": state,
+            "reason": reason,
             "phase": self.state.phase().describe(),
+            "doing": doing(self.state.phase()),
             "complete": self.state.phase() == Phase::Complete,
-            "steps": self.state.plan().steps,
-            "committed": self.state.committed(),
+            "steps": steps,
+            "committed": committed,
+            "pace": pace,
             "serving_version": self.state.served(),
             "versions_held": self.weights.held(),
             "learner": {

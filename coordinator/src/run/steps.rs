@@ -51,6 +51,7 @@ impl Actor {
                 metric::WEIGHT_SYNC_BYTES.with(["publish"]).increment(published.body.size() as u64);
                 self.weights.insert(published);
                 self.state.published(self.now(), version, &digest);
+                self.observer.event(&Event::Published { version });
                 self.wake();
             }
             PublishVerdict::Known => self.state.learner_lives(self.now()),
@@ -66,11 +67,11 @@ impl Actor {
         self.state.touch_learner(self.now(), &caller.caller_id, step)?;
         let committed = self.state.committed();
         let nothing = |head| Ok(Batch { head, groups: Vec::new() });
-        if self.ended && self.preempting() {
-            return nothing(Head::Pending);
-        }
-        if self.ended || (step >= self.state.plan().steps && committed >= self.state.plan().steps) {
+        if self.state.phase() == Phase::Complete || step.min(committed) >= self.state.plan().steps {
             return nothing(Head::RunComplete);
+        }
+        if self.ended {
+            return nothing(Head::Pending);
         }
         let replay = step < committed;
         if !replay && self.state.phase() != (Phase::Train { step }) {
@@ -187,13 +188,14 @@ impl Actor {
         self.dir.append("metrics.jsonl", &metrics).map_err(|e| e.to_string())?;
         self.dir.append("timing.jsonl", &timings).map_err(|e| e.to_string())?;
         extra(tensorboard::add_step(self.dir.path(), request.version, &metrics, &timings));
-        self.after_commit(step, &groups, &metrics, seconds, rate, !request.checkpoint.is_empty());
+        self.pace.add(seconds, rate);
+        self.after_commit(request, &groups, &metrics);
         Ok(())
     }
 
-    fn after_commit(&mut self, step: u64, groups: &[Group], metrics: &str, seconds: f64, rate: f64, checkpoint: bool) {
+    fn after_commit(&mut self, request: &Committing, groups: &[Group], metrics: &str) {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-        if checkpoint {
+        if !request.checkpoint.is_empty() {
             metric::CHECKPOINT_LAST_SUCCESS_TIMESTAMP_SECONDS.with([]).set(unix);
             self.dir.prune_checkpoints(&self.checkpoints, self.material.config.checkpoint.keep as usize);
             if let Some(newest) = self.checkpoints.first() {
@@ -204,8 +206,16 @@ impl Actor {
         metric::REWARD_ZERO_VARIANCE_GROUPS_RATIO.with([]).set(flat as f64 / groups.len().max(1) as f64);
         let metrics: serde_json::Value = serde_json::from_str(metrics).unwrap_or_default();
         self.last_metrics = Some(metrics.clone());
-        let steps = self.state.plan().steps;
-        self.observer.event(&Event::Step { step, steps, metrics, seconds, tokens_per_second: rate });
+        let (step, steps) = (request.step, self.state.plan().steps);
+        self.observer.event(&Event::Step {
+            step,
+            steps,
+            metrics,
+            seconds: self.pace.newest,
+            tokens_per_second: self.pace.tokens_per_second,
+            seconds_left: self.pace.seconds_left(steps - self.state.committed()),
+            timings: request.timings.clone(),
+        });
     }
 
     /// Shows the figures of a finished evaluation and writes its per-question file.

@@ -1,6 +1,7 @@
 //! Membership, and what every process fetches.
 
 use super::Shared;
+use super::look::Look;
 use crate::state::Member;
 use bytes::Bytes;
 use quorum_core::metric;
@@ -19,7 +20,7 @@ const LONGEST_ID: usize = 128;
 pub(super) type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[derive(Clone)]
-pub(super) struct ClusterService(pub(super) Shared);
+pub(super) struct ClusterService(pub(super) Shared, pub(super) Look);
 
 impl ClusterService {
     fn admit(&self, request: &v1::JoinRequest) -> Result<Role, Status> {
@@ -151,9 +152,15 @@ impl Cluster for ClusterService {
         super::weights::report(&self.0, request.into_inner()).map(Response::new)
     }
 
+    async fn broadcast_weights(
+        &self,
+        request: Request<v1::BroadcastRequest>,
+    ) -> Result<Response<v1::BroadcastReply>, Status> {
+        super::weights::broadcast(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
-        let status =
-            self.0.run.status().await.ok_or_else(|| Status::unavailable("the coordinator is shutting down"))?;
+        let status = self.1.status().await.ok_or_else(|| Status::unavailable("the coordinator is shutting down"))?;
         Ok(Response::new(v1::StatusReply { json: status.to_string() }))
     }
 }

@@ -1,6 +1,7 @@
 //! The HTTP page: Prometheus metrics and service discovery, health, status. Read-only.
 
 use super::Shared;
+use super::look::Look;
 use axum::Json;
 use axum::Router;
 use axum::extract::State;
@@ -9,24 +10,25 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
-use std::path::Path;
 
 #[derive(Clone)]
 struct Page {
     shared: Shared,
+    look: Look,
     metrics: PrometheusHandle,
 }
 
 /// Routes of the page.
-pub(super) fn router(shared: Shared, metrics: PrometheusHandle) -> Router {
-    let ledger = Path::new(&shared.material.config.run.dir).join(crate::rundir::LEDGER);
-    let source = crate::web::Source::live(&ledger, shared.material.clone(), &shared.run_id, shared.run.clone());
+pub(super) fn router(shared: Shared, look: Look, metrics: PrometheusHandle) -> Router {
+    let source = look.source.clone();
+    tokio::spawn(source.clone().warm());
     Router::new()
         .route("/metrics", get(metrics_page))
         .route("/healthz", get(health))
+        .route("/readyz", get(ready))
         .route("/status", get(status))
         .route("/sd", get(discovery))
-        .with_state(Page { shared, metrics })
+        .with_state(Page { shared, look, metrics })
         .merge(crate::web::router(source))
 }
 
@@ -42,8 +44,16 @@ async fn health(State(page): State<Page>) -> Response {
     }
 }
 
+/// Ready from the recovered start of a run, when this page begins to answer, to its end.
+async fn ready(State(page): State<Page>) -> Response {
+    match page.shared.run.standing() {
+        "running" => "ready\n".into_response(),
+        standing => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: the run is {standing}\n")).into_response(),
+    }
+}
+
 async fn status(State(page): State<Page>) -> Response {
-    match page.shared.run.status().await {
+    match page.look.status().await {
         Some(status) => Json(status).into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"error": "the run has ended"}))).into_response(),
     }

@@ -5,6 +5,7 @@ mod cluster;
 mod http;
 mod learner;
 mod listen;
+mod look;
 mod observe;
 mod page;
 mod poll;

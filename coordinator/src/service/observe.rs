@@ -55,7 +55,7 @@ where
 
 /// Names of the methods that there are: a caller cannot make labels.
 fn name_of(path: &str) -> &'static str {
-    const METHODS: [&str; 15] = [
+    const METHODS: [&str; 16] = [
         "Join",
         "Heartbeat",
         "Leave",
@@ -64,6 +64,7 @@ fn name_of(path: &str) -> &'static str {
         "FetchFrozen",
         "LocateWeights",
         "ReportWeights",
+        "BroadcastWeights",
         "Status",
         "Lease",
         "Submit",

@@ -1,6 +1,7 @@
-//! How the HTTP page is served: plain on loopback; beyond it over TLS and with the token, except for probes.
+//! How the HTTP page is served: on loopback plain, to local names; beyond it over TLS and with the token, except for probes.
 
 use super::server::ServeError;
+use crate::web::local_names;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
@@ -43,29 +44,33 @@ pub(super) fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<impl Future<Output = std::io::Result<()>> + Send + 'static, ServeError> {
     let beyond = listener.local_addr().is_ok_and(|a| !a.ip().is_loopback());
-    // `listen` lets nothing else than --insecure open a page beyond loopback without both.
-    let secure = match token {
-        Some(token) if beyond && !cluster.tls_cert.is_empty() => {
-            let config = server_config(Path::new(&cluster.tls_cert), Path::new(&cluster.tls_key));
-            Some((config.map_err(ServeError::Tls)?, token.clone()))
+    let config = match cluster.tls_cert.as_str() {
+        cert if beyond && !cert.is_empty() => {
+            Some(server_config(Path::new(cert), Path::new(&cluster.tls_key)).map_err(ServeError::Tls)?)
         }
         _ => None,
     };
+    // `listen` lets nothing else than --insecure open a page beyond loopback without both; what is set counts even then.
+    let app = match token {
+        Some(token) if beyond => guarded(app, token.clone(), config.is_some()),
+        _ if beyond => app,
+        _ => local_names(app),
+    };
     Ok(async move {
-        match secure {
+        match config {
             None => axum::serve(listener, app).with_graceful_shutdown(stop).await,
-            Some((config, token)) => {
+            Some(config) => {
                 let listener = Secure(TlsListener::new(listener, config)?);
-                axum::serve(listener, guarded(app, token)).with_graceful_shutdown(stop).await
+                axum::serve(listener, app).with_graceful_shutdown(stop).await
             }
         }
     })
 }
 
 /// Every path but those of probes wants the token: as a bearer, or, for browsers, as a cookie, which a visit with `?token=…` sets.
-fn guarded(app: Router, token: Token) -> Router {
+fn guarded(app: Router, token: Token, tls: bool) -> Router {
     app.layer(from_fn(move |request: Request, next: Next| {
-        let entry = entry(&request, &token);
+        let entry = entry(&request, &token, tls);
         async move {
             match entry {
                 Entry::Open => next.run(request).await,
@@ -92,7 +97,7 @@ enum Entry {
     Closed,
 }
 
-fn entry(request: &Request, token: &Token) -> Entry {
+fn entry(request: &Request, token: &Token, tls: bool) -> Entry {
     let headers = request.headers();
     let path = request.uri().path();
     let bearer = |given: &str| token.matches(Some(format!("Bearer {given}").as_bytes()));
@@ -106,7 +111,8 @@ fn entry(request: &Request, token: &Token) -> Entry {
     match query.split('&').find_map(|pair| pair.strip_prefix("token=")) {
         // Only an own path can follow: `//host` would be another site.
         Some(given) if bearer(given) => Entry::Admit {
-            cookie: format!("{COOKIE}{given}; Path=/; HttpOnly; SameSite=Strict; Secure"),
+            // Over plain HTTP a browser would drop a secure cookie.
+            cookie: format!("{COOKIE}{given}; Path=/; HttpOnly; SameSite=Strict{}", if tls { "; Secure" } else { "" }),
             to: format!("/{}", path.trim_start_matches('/')),
         },
         _ => Entry::Closed,

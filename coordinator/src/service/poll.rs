@@ -9,6 +9,11 @@ use tonic::Status;
 /// Longest a call is held.
 const LONGEST: f64 = 20.0;
 
+/// How long a caller that asks for `seconds` is let wait.
+pub(super) fn patience(seconds: f64) -> Duration {
+    Duration::from_secs_f64(if seconds.is_finite() { seconds.clamp(0.0, LONGEST) } else { 0.0 })
+}
+
 /// The waiting part of a long poll.
 pub(super) struct Wait {
     changes: watch::Receiver<u64>,
@@ -18,10 +23,9 @@ pub(super) struct Wait {
 impl Wait {
     /// For `seconds`, at most 20. Changes after this call wake it.
     pub(super) fn new(run: &Handle, seconds: f64) -> Self {
-        let wait = if seconds.is_finite() { seconds.clamp(0.0, LONGEST) } else { 0.0 };
         let mut changes = run.changes();
         changes.borrow_and_update();
-        Self { changes, deadline: Instant::now() + Duration::from_secs_f64(wait) }
+        Self { changes, deadline: Instant::now() + patience(seconds) }
     }
 
     /// Waits for a change: true = ask again, false = the time is over.

@@ -6,6 +6,7 @@ use super::cluster::ClusterService;
 use super::http;
 use super::learner::LearnerService;
 use super::listen::Sockets;
+use super::look::Look;
 use super::observe::Observed;
 use super::page;
 use super::rollout::RolloutService;
@@ -41,9 +42,15 @@ pub enum ServeError {
 pub struct Server {
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
+    look: Look,
 }
 
 impl Server {
+    /// Lets those who ask again and again how the run stands see its end; takes no time when there are none.
+    pub async fn farewell(&self) {
+        self.look.farewell().await;
+    }
+
     /// Stops taking calls and waits for those under way, for a moment.
     pub async fn stop(self) {
         self.stop.send_replace(true);
@@ -67,6 +74,7 @@ pub fn serve(
     page: PrometheusHandle,
 ) -> Result<Server, ServeError> {
     let (stop, stopped) = watch::channel(false);
+    let look = Look::new(shared);
     let token = match cluster.token_file.as_str() {
         "" => None,
         path => Some(Token::read("cluster.token_file", Path::new(path)).map_err(ServeError::Token)?),
@@ -90,7 +98,7 @@ pub fn serve(
         };
     }
     let router = builder
-        .add_service(guarded!(ClusterServer, ClusterService(shared.clone())))
+        .add_service(guarded!(ClusterServer, ClusterService(shared.clone(), look.clone())))
         .add_service(guarded!(RolloutServer, RolloutService(shared.clone())))
         .add_service(guarded!(LearnerServer, LearnerService(shared.clone())));
     let incoming = TcpIncoming::from(sockets.grpc).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE));
@@ -104,14 +112,14 @@ pub fn serve(
             tracing::error!("gRPC server: {}", describe(&e));
         }
     });
-    let app = http::router(shared.clone(), page);
+    let app = http::router(shared.clone(), look.clone(), page);
     let pages = page::serve(sockets.http, app, cluster, token.as_ref(), signal(stopped))?;
     let http = tokio::spawn(async move {
         if let Err(e) = pages.await {
             tracing::error!("HTTP server: {e}");
         }
     });
-    Ok(Server { stop, tasks: vec![grpc, http] })
+    Ok(Server { stop, tasks: vec![grpc, http], look })
 }
 
 fn tls(cluster: &ClusterSection) -> Result<ServerTlsConfig, ServeError> {

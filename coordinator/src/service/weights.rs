@@ -1,7 +1,8 @@
 //! Weights out: where they can be had, the coordinator's own streams of them, and who holds what.
 
-use super::Shared;
 use super::cluster::Parts;
+use super::{Shared, poll};
+use crate::broadcast::Announced;
 use crate::fanout::{Form, Item};
 use crate::run::status_of;
 use crate::state::Refusal;
@@ -13,6 +14,8 @@ use tonic::Status;
 
 /// Bytes of a part of the frozen weights.
 const FROZEN_PART: usize = 1 << 20;
+/// Longest name of a fabric.
+const LONGEST_NAME: usize = 128;
 
 /// The digest that counts, and the sources in the order to try.
 pub(super) async fn locate(
@@ -59,6 +62,32 @@ pub(super) fn report(shared: &Shared, request: v1::ReportWeightsRequest) -> Resu
     fanout.failed(&id, &request.failed);
     fanout.holds(&id, Item::of(request.frozen, request.version), &request);
     Ok(v1::ReportWeightsReply {})
+}
+
+/// A worker waits for a round of broadcast; the learner begins one, or says how the last one went for it.
+pub(super) async fn broadcast(shared: &Shared, request: v1::BroadcastRequest) -> Result<v1::BroadcastReply, Status> {
+    let id = known(shared, request.caller)?;
+    let (fabric, all) = (request.fabric, &shared.weights.broadcasts);
+    if fabric.is_empty() || fabric.len() > LONGEST_NAME {
+        return Err(Status::invalid_argument(format!("a fabric's name has 1 to {LONGEST_NAME} bytes")));
+    }
+    if let Some(outcome) = request.outcome {
+        all.tell(&id, &fabric, outcome.version, outcome.failure);
+    }
+    if request.collective_id.is_empty() {
+        let patience = poll::patience(request.wait_seconds);
+        return Ok(all.wait(&id, &fabric, request.version, patience).await.unwrap_or_default());
+    }
+    let published = held(shared, request.version.unwrap_or_default())?;
+    Ok(all.begin(Announced {
+        learner: id,
+        fabric,
+        version: published.version,
+        digest: published.digest,
+        bytes: published.body.size() as u64,
+        id: request.collective_id,
+        seconds: shared.material.config.cluster.broadcast_seconds,
+    }))
 }
 
 /// A version, or what leads to it, from `offset` on.

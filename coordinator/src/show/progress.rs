@@ -1,11 +1,11 @@
-//! Progress on stderr: a bar on a terminal, plain lines otherwise, or JSON lines on stdout.
+//! Progress on stderr: a bar on a terminal, plain lines otherwise, or JSON lines on stdout. A reader that goes away is no reason to stop.
 
 use crate::evaluate::Figures;
 use crate::run::{Event, Observer};
 use crate::state::Phase;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,14 +32,23 @@ pub struct Start<'a> {
     pub questions_aside: u64,
 }
 
-/// Share of the newest step in the smoothed step time.
-const SMOOTHING: f64 = 0.2;
+impl Style {
+    /// The style that fits where the output goes: a bar needs a terminal, and beside JSON logs everything is JSON.
+    pub fn resolved(self) -> Self {
+        match self {
+            Style::Auto if quorum_core::logging::is_json() => Style::Json,
+            Style::Auto | Style::Bar if std::io::stderr().is_terminal() => Style::Bar,
+            Style::Auto | Style::Bar => Style::Plain,
+            Style::Plain | Style::Json => self,
+        }
+    }
+}
+
 /// Plain lines about a long phase come at least this far apart.
 const QUIET: Duration = Duration::from_secs(15);
 
 struct Shown {
     bar: Option<ProgressBar>,
-    step_seconds: Option<f64>,
     phase: Option<Phase>,
     last_line: Instant,
     /// Begin of the phase and tokens since.
@@ -55,13 +64,9 @@ pub struct Progress {
 
 impl Progress {
     pub fn new(style: Style) -> Self {
-        let style = match style {
-            Style::Auto if std::io::stderr().is_terminal() => Style::Bar,
-            Style::Auto => Style::Plain,
-            style => style,
-        };
+        let style = style.resolved();
         let now = Instant::now();
-        let shown = Shown { bar: None, step_seconds: None, phase: None, last_line: now, phase_began: now, tokens: 0 };
+        let shown = Shown { bar: None, phase: None, last_line: now, phase_began: now, tokens: 0 };
         Self { style, shown: Mutex::new(shown) }
     }
 
@@ -83,7 +88,7 @@ impl Progress {
                 "training_questions": train, "training_set_aside": train_aside,
                 "held_out_questions": questions, "held_out_set_aside": questions_aside,
             });
-            println!("{line}");
+            say(&line.to_string());
             return;
         }
         self.say(&shown, &format!("run directory {run_dir} · gRPC {grpc} · http://{http}/"));
@@ -97,8 +102,8 @@ impl Progress {
 
     fn say(&self, shown: &Shown, text: &str) {
         match &shown.bar {
-            Some(bar) if self.style == Style::Bar => bar.suspend(|| eprintln!("{text}")),
-            _ => eprintln!("{text}"),
+            Some(bar) if self.style == Style::Bar => bar.suspend(|| line(text)),
+            _ => line(text),
         }
     }
 
@@ -109,7 +114,7 @@ impl Progress {
         shown.phase_began = Instant::now();
         shown.tokens = 0;
         if self.style == Style::Plain && kind(phase) {
-            eprintln!("{} …", phase.describe());
+            line(&format!("{} …", phase.describe()));
         }
         if self.style == Style::Bar && !same_kind {
             if let Some(bar) = shown.bar.take() {
@@ -133,22 +138,13 @@ impl Progress {
         if self.style == Style::Plain && shown.last_line.elapsed() > QUIET {
             shown.last_line = Instant::now();
             let what = shown.phase.map(Phase::describe).unwrap_or_default();
-            eprintln!("{what}: {done} of {all}, {} tok/s", thousands(rate));
+            line(&format!("{what}: {done} of {all}, {} tok/s", thousands(rate)));
         }
     }
 
-    fn step(&self, shown: &mut Shown, step: u64, steps: u64, metrics: &Value, seconds: f64, rate: f64) {
-        let smoothed = shown.step_seconds.map_or(seconds, |s| s + SMOOTHING * (seconds - s));
-        shown.step_seconds = Some(smoothed);
+    fn step(&self, shown: &mut Shown, step: u64, steps: u64, metrics: &Value, rate: f64, left: f64) {
         shown.last_line = Instant::now();
-        let left = duration(smoothed * (steps - step - 1) as f64);
-        let number = |key: &str| metrics.get(key).and_then(Value::as_f64).unwrap_or(0.0);
-        // A supervised step has no vote.
-        let figures = match metrics.get("agreement_mean") {
-            Some(_) => format!("reward {:.3}  agreement {:.3}", number("reward_mean"), number("agreement_mean")),
-            None => format!("loss {:.4}", number("loss")),
-        };
-        let text = format!("{figures}  {} tok/s  {left} left", thousands(rate));
+        let text = figures(metrics, rate, left);
         match self.style {
             Style::Bar => {
                 if let Some(bar) = &shown.bar {
@@ -157,7 +153,7 @@ impl Progress {
                     bar.set_message(text);
                 }
             }
-            Style::Plain => eprintln!("step {}/{steps}  {text}", step + 1),
+            Style::Plain => line(&format!("step {}/{steps}  {text}", step + 1)),
             Style::Json | Style::Auto => {}
         }
     }
@@ -168,22 +164,43 @@ impl Observer for Progress {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         if self.style == Style::Json {
             if let Some(line) = json_line(event) {
-                println!("{line}");
+                say(&line.to_string());
             }
             return;
         }
         match event {
             Event::Phase(phase) => self.phase(&mut shown, *phase),
             Event::Progress { done, all, tokens } => self.progress(&mut shown, *done, *all, *tokens),
-            Event::Step { step, steps, metrics, seconds, tokens_per_second } => {
-                self.step(&mut shown, *step, *steps, metrics, *seconds, *tokens_per_second);
+            Event::Step { step, steps, metrics, tokens_per_second, seconds_left, .. } => {
+                self.step(&mut shown, *step, *steps, metrics, *tokens_per_second, *seconds_left);
             }
             Event::Evaluated { version, figures } => self.say(&shown, &evaluated(*version, figures)),
             Event::Lost { id, pid, seconds } => self.say(&shown, &lost(id, *pid, *seconds)),
-            Event::Checkpoint(_) => {}
+            Event::Checkpoint(_) | Event::Leased { .. } | Event::LeaseEnded { .. } | Event::Published { .. } => {}
             Event::Note(text) => self.say(&shown, text),
         }
     }
+}
+
+/// A line on stdout.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// A line on stderr.
+fn line(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// The figures of a step, from its line of metrics.jsonl; `left` in seconds.
+pub(super) fn figures(metrics: &Value, rate: f64, left: f64) -> String {
+    let number = |key: &str| metrics.get(key).and_then(Value::as_f64).unwrap_or(0.0);
+    // A supervised step has no vote.
+    let figures = match metrics.get("agreement_mean") {
+        Some(_) => format!("reward {:.3}  agreement {:.3}", number("reward_mean"), number("agreement_mean")),
+        None => format!("loss {:.4}", number("loss")),
+    };
+    format!("{figures}  {} tok/s  {} left", thousands(rate), duration(left))
 }
 
 fn new_bar(evaluating: bool) -> ProgressBar {
@@ -197,7 +214,7 @@ fn new_bar(evaluating: bool) -> ProgressBar {
     bar
 }
 
-fn evaluated(version: u64, f: &Figures) -> String {
+pub(super) fn evaluated(version: u64, f: &Figures) -> String {
     let percent = |v: f64| 100.0 * v;
     format!(
         "version {version} on {} held-out questions: greedy {:.1} %  mean {:.1} %  mean at low temperature {:.1} %  vote {:.1} %",
@@ -213,11 +230,16 @@ fn json_line(event: &Event) -> Option<Value> {
     Some(match event {
         Event::Phase(phase) => phase_line(*phase),
         // Too many to be of use in a log.
-        Event::Progress { .. } | Event::Checkpoint(_) => return None,
+        Event::Progress { .. }
+        | Event::Checkpoint(_)
+        | Event::Leased { .. }
+        | Event::LeaseEnded { .. }
+        | Event::Published { .. } => return None,
         // Steps are counted from 1, as the bar does: `step` of `steps` are done.
-        Event::Step { step, steps, metrics, seconds, tokens_per_second } => {
-            json!({"event": "step", "step": step + 1, "steps": steps, "seconds": seconds, "tokens_per_second": tokens_per_second, "metrics": metrics})
-        }
+        Event::Step { step, steps, metrics, seconds, tokens_per_second, seconds_left, .. } => json!({
+            "event": "step", "step": step + 1, "steps": steps, "seconds": seconds, "seconds_left": seconds_left,
+            "tokens_per_second": tokens_per_second, "metrics": metrics,
+        }),
         Event::Lost { id, pid, seconds } => {
             json!({"event": "lost", "id": id, "pid": pid, "seconds": seconds, "text": lost(id, *pid, *seconds)})
         }
@@ -240,11 +262,11 @@ fn lost(id: &str, pid: u32, seconds: f64) -> String {
     format!("{id}{process} was lost: nothing was heard of it for {seconds:.0} s")
 }
 
-fn thousands(rate: f64) -> String {
+pub(super) fn thousands(rate: f64) -> String {
     if rate >= 10_000.0 { format!("{:.1}k", rate / 1000.0) } else { format!("{rate:.0}") }
 }
 
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let s = if seconds.is_finite() { seconds.max(0.0).round() as u64 } else { 0 };
     match (s / 3600, s / 60 % 60, s % 60) {
         (0, 0, s) => format!("{s} s"),
@@ -259,7 +281,15 @@ mod tests {
 
     #[test]
     fn json_lines_count_steps_as_the_bar_does() {
-        let step = Event::Step { step: 0, steps: 3, metrics: json!({"step": 0}), seconds: 1.0, tokens_per_second: 2.0 };
+        let step = Event::Step {
+            step: 0,
+            steps: 3,
+            metrics: json!({"step": 0}),
+            seconds: 1.0,
+            tokens_per_second: 2.0,
+            seconds_left: 2.0,
+            timings: Default::default(),
+        };
         let line = json_line(&step).unwrap();
         assert_eq!((&line["step"], &line["steps"]), (&json!(1), &json!(3)));
         assert_eq!(json_line(&Event::Phase(Phase::Train { step: 0 })).unwrap()["step"], 1);

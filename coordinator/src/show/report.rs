@@ -4,6 +4,7 @@ use crate::aside::AsideReport;
 use crate::evaluate::{Figures, Gains};
 use crate::ledger::History;
 use crate::run::recover;
+use quorum_core::verdict::{Level, Point, Probe, verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -22,6 +23,9 @@ pub struct EvalReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub eval: EvalReport,
+    /// How the run went, in one line: the level and the first reason; the page shows all.
+    #[serde(default)]
+    pub verdict: String,
     /// Steps committed.
     pub steps: u64,
     /// Wall seconds over all resumes.
@@ -68,7 +72,9 @@ pub fn report(
     let evaluation = |version: u64| recovery.evaluations.get(&version).filter(|_| figures(version).is_some());
     let gain = if steps > 0 { evaluation(0).zip(evaluation(steps)).and_then(|(b, a)| b.gain(a)) } else { None };
     let weights_sha256 = history.steps.last().map_or_else(|| meta("start_weights"), |s| s.digest.clone());
+    let judged = judged(history, recovery.evaluations.keys().filter_map(|v| figures(*v)));
     Ok(Report {
+        verdict: judged,
         eval: EvalReport { before: figures(0), after: figures(steps), gain },
         steps,
         seconds: history.seconds,
@@ -85,6 +91,21 @@ pub fn report(
         groups_used: history.steps.iter().filter_map(|s| number(&s.metrics, "groups_used")).reduce(|a, b| a + b),
         mismatch_nats_max: history.steps.iter().filter_map(|s| number(&s.metrics, "mismatch_nats")).fold(0.0, f64::max),
     })
+}
+
+/// The verdict in one line.
+fn judged(history: &History, evaluations: impl Iterator<Item = Figures>) -> String {
+    let lines = history.steps.iter().filter_map(|s| serde_json::from_str(&s.metrics).ok());
+    let points: Vec<Point> = lines.map(|line: serde_json::Value| Point::of(&line)).collect();
+    let probes: Vec<Probe> = evaluations.map(|f| Probe { n: f.n as f64, greedy: f.greedy, mean: f.mean }).collect();
+    let verdict = verdict(&points, &probes);
+    let level = match verdict.level {
+        Level::Starting => return verdict.line,
+        Level::Healthy => "healthy",
+        Level::Watch => "watch",
+        Level::Collapsing => "collapsing",
+    };
+    format!("{level}: {}", verdict.line)
 }
 
 /// One number of a line of metrics.jsonl; supervised steps lack some.

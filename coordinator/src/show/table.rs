@@ -42,6 +42,9 @@ pub fn table(report: &Report) -> String {
         }
         let _ = writeln!(out);
     }
+    if !report.verdict.is_empty() {
+        let _ = writeln!(out, "{}", report.verdict);
+    }
     let _ = writeln!(out, "{} steps, {} responses, {:.0} s", report.steps, report.samples, report.seconds);
     if report.groups_used == Some(0.0) {
         let _ = writeln!(
@@ -51,6 +54,7 @@ pub fn table(report: &Report) -> String {
     }
     aside(&mut out, report);
     let _ = writeln!(out, "run directory  {}", report.run_dir);
+    let _ = writeln!(out, "look at it     coordinator view {}", report.run_dir);
     let _ = writeln!(out, "report         {}/report.json", report.run_dir);
     let _ = writeln!(out, "metrics        {}/metrics.jsonl", report.run_dir);
     if !report.checkpoint.is_empty() {
@@ -78,7 +82,7 @@ fn aside(out: &mut String, report: &Report) {
         let _ = writeln!(out, "  {one}");
     }
     if a.count() > a.first.len() as u64 {
-        let _ = writeln!(out, "  … all in {}/{}", report.run_dir, crate::aside::FILE);
+        let _ = writeln!(out, "  … more in {}/{}", report.run_dir, crate::aside::FILE);
     }
 }
 
@@ -103,6 +107,7 @@ mod tests {
         };
         let report = Report {
             eval: EvalReport { before: Some(figures(0.7)), after: Some(figures(0.8)), gain: None },
+            verdict: "watch: responses shrank".into(),
             steps: 3,
             seconds: 12.0,
             samples: 24,
@@ -131,9 +136,12 @@ mod tests {
         };
         let text = table(&report);
         assert!(text.contains("n = 10") && text.contains("+10.0") && text.contains("80.0 [10.0, 90.0]"), "{text}");
-        assert!(text.contains("runs/x/checkpoints/step-000003"), "{text}");
+        assert!(
+            text.contains("runs/x/checkpoints/step-000003") && text.contains("\nwatch: responses shrank\n"),
+            "{text}"
+        );
         assert!(text.contains("8 records were set aside") && text.contains("a.parquet, row 3: no image"), "{text}");
-        assert!(text.contains("all in runs/x/set-aside.jsonl") && text.contains("nothing was learned"), "{text}");
+        assert!(text.contains("more in runs/x/set-aside.jsonl") && text.contains("nothing was learned"), "{text}");
         assert!(!table(&Report { groups_used: Some(2.0), ..report }).contains("nothing was learned"));
     }
 }

@@ -58,6 +58,8 @@ pub enum Refusal {
     Rejoin(String),
     /// Never under this run.
     Forbidden(String),
+    /// The run has failed, for this reason.
+    Failed(String),
 }
 
 /// Answer to a heartbeat.

@@ -50,7 +50,8 @@ pub struct RunState {
     pub(super) progress_at: Seconds,
     pub(super) learner_gone_at: Seconds,
     pub(super) workers_gone_at: Seconds,
-    stopping: Option<String>,
+    /// Leases that ended without an answer, and why; until they are asked for.
+    ended: Vec<(u64, &'static str)>,
 }
 
 impl RunState {
@@ -70,7 +71,7 @@ impl RunState {
             progress_at: 0.0,
             learner_gone_at: 0.0,
             workers_gone_at: 0.0,
-            stopping: None,
+            ended: Vec::new(),
             plan,
         };
         state.advance(0.0);
@@ -152,11 +153,6 @@ impl RunState {
         Ok(())
     }
 
-    /// Asks all members to stop at their next heartbeat.
-    pub fn stop(&mut self, reason: &str) {
-        self.stopping = Some(reason.to_owned());
-    }
-
     /// Notes a sign of life.
     pub fn touch(&mut self, now: Seconds, id: &str) -> Result<(), Refusal> {
         self.members.touch(id, now).map(|_| ())
@@ -169,7 +165,7 @@ impl RunState {
         member.generated_tokens = total;
         let cancelled = std::mem::take(&mut member.cancelled);
         let complete = (self.phase == Phase::Complete).then(|| "the run is complete".to_owned());
-        Ok(Beat { cancelled, stop: self.stopping.clone().or(complete) })
+        Ok(Beat { cancelled, stop: complete })
     }
 
     /// A member says goodbye, or its process is known to be dead. Returns the number of leases taken back.
@@ -180,7 +176,14 @@ impl RunState {
             _ if self.members.count(Role::RolloutWorker) == 0 => self.workers_gone_at = now,
             _ => {}
         }
-        self.board.take_back(|_, holder, _| holder == id).len() as u64
+        let taken = self.board.take_back(|_, holder, _| holder == id);
+        self.ended.extend(taken.iter().map(|(lease, _)| (*lease, "worker gone")));
+        taken.len() as u64
+    }
+
+    /// Leases that ended without an answer since the last call, and why.
+    pub fn take_ended(&mut self) -> Vec<(u64, &'static str)> {
+        std::mem::take(&mut self.ended)
     }
 
     /// The member with this process id, if any.
@@ -194,7 +197,7 @@ impl RunState {
         if member.role != Role::RolloutWorker {
             return Err(Refusal::Forbidden(format!("`{id}` is not a rollout worker")));
         }
-        let ready = self.stopping.is_none() && self.phase.version().is_some() && self.served == self.phase.version();
+        let ready = self.phase.version().is_some() && self.served == self.phase.version();
         let capacity = if ready { capacity as usize } else { 0 };
         let alone = self.alone();
         Ok(self.board.grant(now, id, capacity, self.plan.lease_seconds, alone))
@@ -213,7 +216,8 @@ impl RunState {
     /// Takes back leases that never reached their holder.
     pub fn ungrant(&mut self, grants: &[Grant]) {
         let ids: HashSet<u64> = grants.iter().map(|g| g.lease).collect();
-        self.board.take_back(|id, _, _| ids.contains(&id));
+        let taken = self.board.take_back(|id, _, _| ids.contains(&id));
+        self.ended.extend(taken.iter().map(|(lease, _)| (*lease, "not delivered")));
     }
 
     /// The work a lease was granted for.
@@ -296,6 +300,7 @@ impl RunState {
         let members: Vec<(String, u32)> = members.map(|(pid, id)| (id, pid)).collect();
         let lost = members.iter().map(|(id, _)| self.remove(now, id)).sum();
         let overdue = self.board.take_back(|_, _, deadline| deadline < now);
+        self.ended.extend(overdue.iter().map(|(lease, _)| (*lease, "expired")));
         for (lease, holder) in &overdue {
             if let Some(member) = self.members.get_mut(holder) {
                 member.cancelled.push(*lease);

@@ -3,9 +3,9 @@
 use super::groups::{self, Filter};
 use super::source::{ApiError, Source};
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::header;
+use axum::http::{Uri, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -19,7 +19,7 @@ use tokio_stream::{Stream, StreamExt};
 /// Time between two looks at the run for those who listen.
 const BEAT: Duration = Duration::from_secs(1);
 /// Listeners at a time.
-const LISTENERS: usize = 64;
+pub(super) const LISTENERS: usize = 64;
 
 type Answer = Result<Json<Value>, ApiError>;
 
@@ -50,19 +50,26 @@ pub(super) async fn steps(State(source): State<Arc<Source>>, query: Result<Query
 
 pub(super) async fn list(State(source): State<Arc<Source>>, query: Result<Query<Filter>, QueryRejection>) -> Answer {
     let Query(filter) = query.map_err(bad)?;
+    filter.check()?;
     source.read(move |source| groups::list(source, &filter)).await.map(Json)
 }
 
-pub(super) async fn detail(State(source): State<Arc<Source>>, Path((step, slot)): Path<(u64, u32)>) -> Answer {
+pub(super) async fn detail(State(source): State<Arc<Source>>, at: Result<Path<(u64, u32)>, PathRejection>) -> Answer {
+    let Path((step, slot)) = at.map_err(misplaced)?;
     source.read(move |source| groups::detail(source, step, slot)).await.map(Json)
 }
 
-pub(super) async fn prompt(State(source): State<Arc<Source>>, Path(row): Path<u64>) -> Answer {
+pub(super) async fn prompt(State(source): State<Arc<Source>>, row: Result<Path<u64>, PathRejection>) -> Answer {
+    let Path(row) = row.map_err(misplaced)?;
     source.read(move |source| groups::history(source, row)).await.map(|visits| Json(json!({ "visits": visits })))
 }
 
 /// An image by content hash, with the type that its first bytes tell.
-pub(super) async fn image(State(source): State<Arc<Source>>, Path(hash): Path<String>) -> Result<Response, ApiError> {
+pub(super) async fn image(
+    State(source): State<Arc<Source>>,
+    hash: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(hash) = hash.map_err(misplaced)?;
     let bytes = source.material.blob(&hash).ok_or_else(|| ApiError::NotFound(format!("there is no image {hash}")))?;
     let kind = image_type(&bytes).ok_or_else(|| ApiError::NotFound(format!("{hash} is no image")))?;
     // What is named by its content never changes.
@@ -100,30 +107,43 @@ impl Drop for Seat {
     }
 }
 
-/// The overview as server-sent events named `run`, once a second while it changes.
+/// The overview as server-sent events named `run`, looked at once a second, and sent if more changed than clocks. Comments keep a quiet stream open.
 pub(super) async fn events(
     State(source): State<Arc<Source>>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    let seat = Seat::take().ok_or(ApiError::Busy)?;
+    let seat = Seat::take().ok_or(ApiError::Crowded)?;
     let beats = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(BEAT));
     let stream = beats
         .then(move |_| {
             let (source, _) = (source.clone(), &seat);
-            async move { source.overview().await.ok().map(|v| v.to_string()) }
+            async move { source.news().await.ok() }
         })
         .filter_map({
             let mut last = String::new();
-            move |text| {
-                let text = text?;
-                let news = text != last;
-                last.clone_from(&text);
-                news.then(|| Ok(Event::default().event("run").data(text)))
+            move |news| {
+                let news = news.filter(|n| n.lasting != last)?;
+                last.clone_from(&news.lasting);
+                Some(Ok(Event::default().event("run").data(&news.text)))
             }
         });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }
 
+/// For paths that mean nothing.
+pub(super) async fn unknown(uri: Uri) -> ApiError {
+    ApiError::NotFound(format!("there is nothing at {}; docs/api.md lists what there is", uri.path()))
+}
+
+/// For every method but GET.
+pub(super) async fn read_only() -> ApiError {
+    ApiError::ReadOnly
+}
+
 fn bad(rejection: QueryRejection) -> ApiError {
+    ApiError::Bad(rejection.body_text())
+}
+
+fn misplaced(rejection: PathRejection) -> ApiError {
     ApiError::Bad(rejection.body_text())
 }
 

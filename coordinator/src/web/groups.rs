@@ -3,7 +3,8 @@
 use super::source::{ApiError, Source};
 use crate::ledger::GroupRow;
 use prost::Message;
-use quorum_core::vote::VoteRecord;
+use quorum_core::types::Purpose;
+use quorum_core::vote::{Outcome, VoteRecord};
 use quorum_proto::v1;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -36,8 +37,7 @@ pub enum Order {
 pub struct Filter {
     /// This step alone, counted from 0.
     pub step: Option<u64>,
-    /// Name of an outcome, e.g. `tie`.
-    pub outcome: Option<String>,
+    pub outcome: Option<Outcome>,
     /// Only groups with a response that has no answer.
     pub missing: bool,
     /// Only groups with at most this agreement.
@@ -46,6 +46,25 @@ pub struct Filter {
     pub text: Option<String>,
     pub order: Order,
     pub limit: Option<usize>,
+}
+
+impl Filter {
+    /// Whether its numbers mean something.
+    ///
+    /// # Errors
+    /// The parameter that does not, with what it may be.
+    pub fn check(&self) -> Result<(), ApiError> {
+        let bad = |text: String| Err(ApiError::Bad(text));
+        match (self.max_agreement, self.limit) {
+            (Some(most), _) if !(0.0..=1.0).contains(&most) => {
+                bad(format!("max_agreement = {most}: a share from 0 to 1 is wanted, e.g. 0.5"))
+            }
+            (_, Some(limit)) if !(1..=MOST).contains(&limit) => {
+                bad(format!("limit = {limit}: from 1 to {MOST} groups can be asked for"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The list of groups that pass the filter.
@@ -64,8 +83,9 @@ pub fn list(source: &Source, filter: &Filter) -> Result<Value, ApiError> {
     let earlier = if filter.order == Order::Change { changes(source, &rows)? } else { BTreeMap::new() };
     for (row, vote) in &rows {
         let change = earlier.get(&(row.step, row.slot)).copied();
-        let question = question(source, row.prompt);
-        let wanted = filter.outcome.as_deref().is_none_or(|o| o == vote.outcome.label())
+        let record = source.material.training_record(row.prompt);
+        let question = record.map_or("", |r| r.question.as_str());
+        let wanted = filter.outcome.is_none_or(|o| o == vote.outcome)
             && (!filter.missing || vote.missing > 0)
             && filter.max_agreement.is_none_or(|most| f64::from(vote.agreement) <= most)
             && filter.text.as_deref().is_none_or(|t| question.to_lowercase().contains(&t.to_lowercase()))
@@ -78,7 +98,7 @@ pub fn list(source: &Source, filter: &Filter) -> Result<Value, ApiError> {
             Order::Agreement => f64::from(vote.agreement),
             Order::Change => -change.unwrap_or(0.0),
         };
-        found.push((key, summary(row, vote, &excerpt(question), change)));
+        found.push((key, summary(row, vote, record.map(|r| excerpt(&r.question)).as_deref(), change)));
     }
     // Stable: equal ones stay newest first.
     found.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -118,14 +138,12 @@ pub fn detail(source: &Source, step: u64, slot: u32) -> Result<Value, ApiError> 
             })
         })
         .collect();
-    let images: Vec<String> = source
-        .material
-        .training_record(row.prompt)
-        .map(|r| r.images.iter().map(|i| i.hash()).collect())
-        .unwrap_or_default();
-    let mut group = summary(&row, &vote, question(source, row.prompt), None);
+    let record = source.material.training_record(row.prompt);
+    let images: Vec<String> = record.map(|r| r.images.iter().map(|i| i.hash()).collect()).unwrap_or_default();
+    let mut group = summary(&row, &vote, record.map(|r| r.question.as_str()), None);
     if let Some(object) = group.as_object_mut() {
         object.insert("images".into(), images.into());
+        object.insert("note".into(), record.is_none().then(|| absent(source, row.prompt)).into());
         object.insert("responses".into(), responses.into());
         object.insert("visits".into(), history(source, row.prompt)?);
     }
@@ -142,13 +160,20 @@ pub fn history(source: &Source, prompt: u64) -> Result<Value, ApiError> {
     for (step, slot) in visits {
         let Some(row) = source.ledger.group(step, slot)? else { continue };
         let Ok(vote) = serde_json::from_str::<VoteRecord>(&row.vote) else { continue };
-        groups.push(summary(&row, &vote, "", None));
+        groups.push(summary(&row, &vote, None, None));
     }
     Ok(groups.into())
 }
 
-fn question(source: &Source, row: u64) -> &str {
-    source.material.training_record(row).map_or("(the data no longer has this row)", |r| r.question.as_str())
+/// Why a question and its images cannot be shown.
+fn absent(source: &Source, row: u64) -> String {
+    let from = source.material.file_of(Purpose::Train).display();
+    let aside = source.material.set_aside().find(|(set, s)| *set == "train" && s.row == row);
+    match (aside, &source.note) {
+        (Some((_, aside)), _) => format!("question and image not shown: {aside}"),
+        (None, Some(_)) => format!("question and image not found at {from}"),
+        (None, None) => format!("question and image not found: {from} no longer has row {row}"),
+    }
 }
 
 fn excerpt(text: &str) -> String {
@@ -164,7 +189,7 @@ fn answers(vote: &VoteRecord) -> BTreeMap<u32, &str> {
     vote.clusters.iter().flat_map(|c| c.samples.iter().map(|s| (*s, c.example.as_str()))).collect()
 }
 
-fn summary(row: &GroupRow, vote: &VoteRecord, question: &str, change: Option<f64>) -> Value {
+fn summary(row: &GroupRow, vote: &VoteRecord, question: Option<&str>, change: Option<f64>) -> Value {
     let rewards: Vec<f64> = serde_json::from_str(&row.rewards).unwrap_or_default();
     let clusters: Vec<Value> =
         vote.clusters.iter().map(|c| json!({ "answer": c.example, "votes": c.samples.len() })).collect();

@@ -3,10 +3,15 @@
 mod api;
 mod columns;
 mod groups;
+mod host;
+mod news;
 mod report;
 mod source;
+#[cfg(test)]
+mod tests;
 mod visits;
 
+pub use host::local_names;
 pub use report::report_page;
 pub use source::Source;
 
@@ -44,6 +49,8 @@ pub fn router(source: Arc<Source>) -> Router {
         .route("/prompts/{row}", get(api::prompt))
         .route("/images/{hash}", get(api::image))
         .route("/events", get(api::events))
+        .fallback(api::unknown)
+        .method_not_allowed_fallback(api::read_only)
         .with_state(source);
     Router::new()
         .route("/", file!("index.html", "text/html; charset=utf-8"))

@@ -5,6 +5,7 @@ use super::groups::{self, Filter, Order};
 use super::source::{ApiError, Source};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use quorum_core::vote::Outcome;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -52,18 +53,14 @@ fn assemble(source: &Source, overview: Value) -> Result<String, ApiError> {
 
 /// The list of sample groups and each of them whole: the newest, those with least agreement, some of every outcome.
 fn samples(source: &Source) -> Result<(Value, Vec<(String, Value)>), ApiError> {
-    let filter = |order, outcome: Option<&str>, limit| Filter {
-        order,
-        outcome: outcome.map(str::to_owned),
-        limit: Some(limit),
-        ..Filter::default()
-    };
+    let filter =
+        |order, outcome: Option<Outcome>, limit| Filter { order, outcome, limit: Some(limit), ..Filter::default() };
     let mut wanted = vec![
-        filter(Order::Newest, Some("used"), NEWEST),
+        filter(Order::Newest, Some(Outcome::Used), NEWEST),
         filter(Order::Agreement, None, LEAST),
         filter(Order::Change, None, NEWEST),
     ];
-    wanted.extend(quorum_core::vote::Outcome::ALL.iter().map(|o| filter(Order::Newest, Some(o.label()), OF_OUTCOME)));
+    wanted.extend(Outcome::ALL.map(|o| filter(Order::Newest, Some(o), OF_OUTCOME)));
     let mut seen = BTreeSet::new();
     let (mut groups, mut details) = (Vec::new(), Vec::new());
     let mut whole = json!({});

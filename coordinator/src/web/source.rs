@@ -1,6 +1,8 @@
 //! Where the page's data comes from: the ledger (read beside its writer), the questions and images of the run, and the running coordinator if there is one.
 
+use super::api::LISTENERS;
 use super::columns::Columns;
+use super::news::News;
 use super::visits::Visits;
 use crate::ledger::{Browser, LedgerError};
 use crate::material::Material;
@@ -30,6 +32,12 @@ pub enum ApiError {
     Bad(String),
     #[error("the page is busy: {READERS} reads of the ledger are under way; ask again")]
     Busy,
+    #[error(
+        "{LISTENERS} listeners are connected, and no more are served: close pages that are open elsewhere, or ask for /api/v1/run from time to time instead"
+    )]
+    Crowded,
+    #[error("the API is read-only: use GET")]
+    ReadOnly,
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }
@@ -39,7 +47,8 @@ impl IntoResponse for ApiError {
         let status = match &self {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::Bad(_) => StatusCode::BAD_REQUEST,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ReadOnly => StatusCode::METHOD_NOT_ALLOWED,
             Self::Ledger(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, Json(json!({ "error": self.to_string() }))).into_response()
@@ -58,44 +67,44 @@ pub struct Source {
     columns: Mutex<Columns>,
     visits: Mutex<Visits>,
     readers: Semaphore,
+    news: tokio::sync::Mutex<Option<Arc<News>>>,
+    /// What cannot be shown, and why.
+    pub(super) note: Option<String>,
 }
 
 impl Source {
     /// A run with its coordinator.
     pub fn live(ledger: &Path, material: Arc<Material>, run_id: &str, run: Handle) -> Arc<Self> {
         let run_dir = material.config.run.dir.clone();
-        Arc::new(Self::new(ledger, material, run_id, run_dir, Some(run), Value::Null))
+        Arc::new(Self { live: Some(run), ..Self::new(ledger, material, run_id, run_dir) })
     }
 
-    /// A run that is over, or at rest.
+    /// A run that is over, or at rest; `note` says what of it cannot be shown.
     pub fn at_rest(
         ledger: &Path,
         material: Arc<Material>,
         run_id: &str,
         run_dir: &Path,
         evaluations: Value,
+        note: Option<String>,
     ) -> Arc<Self> {
-        Arc::new(Self::new(ledger, material, run_id, run_dir.display().to_string(), None, evaluations))
+        let run_dir = run_dir.display().to_string();
+        Arc::new(Self { evaluations, note, ..Self::new(ledger, material, run_id, run_dir) })
     }
 
-    fn new(
-        ledger: &Path,
-        material: Arc<Material>,
-        run_id: &str,
-        run_dir: String,
-        live: Option<Handle>,
-        evaluations: Value,
-    ) -> Self {
+    fn new(ledger: &Path, material: Arc<Material>, run_id: &str, run_dir: String) -> Self {
         Self {
             ledger: Browser::new(ledger),
             material,
             run_id: run_id.to_owned(),
             run_dir,
-            live,
-            evaluations,
+            live: None,
+            evaluations: Value::Null,
             columns: Mutex::default(),
             visits: Mutex::default(),
             readers: Semaphore::new(READERS),
+            news: tokio::sync::Mutex::default(),
+            note: None,
         }
     }
 
@@ -128,6 +137,12 @@ impl Source {
         }
     }
 
+    /// Reads the figures of the steps so far, so that the first who asks need not wait for it.
+    pub async fn warm(self: Arc<Self>) {
+        // Whoever asks hears of an error.
+        let _ = self.read(|source| source.columns().map(drop)).await;
+    }
+
     /// Which groups asked the same question.
     pub(super) fn visits(&self) -> Result<MutexGuard<'_, Visits>, ApiError> {
         let mut visits = self.visits.lock().unwrap_or_else(PoisonError::into_inner);
@@ -139,7 +154,7 @@ impl Source {
     }
 
     /// What the running coordinator says of itself; null when there is none.
-    pub(super) async fn status(&self) -> Value {
+    pub(crate) async fn status(&self) -> Value {
         match &self.live {
             Some(run) => run.status().await.unwrap_or_default(),
             None => Value::Null,
@@ -151,11 +166,31 @@ impl Source {
     }
 
     /// Figures of the held-out evaluations by version, from a status of now.
-    pub(super) fn evaluations(&self, status: &Value) -> Value {
+    pub(crate) fn evaluations(&self, status: &Value) -> Value {
         match status.get("evaluations") {
             Some(found) => found.clone(),
             None => self.evaluations.clone(),
         }
+    }
+
+    /// Steps in the ledger, the digest of their weights, and the verdict over them and these evaluations.
+    pub(crate) async fn judged(self: &Arc<Self>, evaluations: Value) -> Result<(usize, String, Verdict), ApiError> {
+        self.read(move |source| {
+            let columns = source.columns()?;
+            Ok((columns.len(), columns.digest().to_owned(), judge(&columns, &evaluations)))
+        })
+        .await
+    }
+
+    /// The overview for listeners: made once for all who ask within the same moment.
+    pub(super) async fn news(self: &Arc<Self>) -> Result<Arc<News>, ApiError> {
+        let mut latest = self.news.lock().await;
+        if let Some(news) = latest.as_ref().filter(|n| n.is_fresh()) {
+            return Ok(news.clone());
+        }
+        let news = Arc::new(News::of(&self.overview().await?));
+        *latest = Some(news.clone());
+        Ok(news)
     }
 
     /// The run in one object: who it is, how far, how healthy.
@@ -165,13 +200,7 @@ impl Source {
         // The test data of a run at rest is not opened.
         let asked =
             evaluations.as_object().into_iter().flatten().filter_map(|(_, f)| f.get("n")?.as_u64()).max().unwrap_or(0);
-        let judged = evaluations.clone();
-        let (steps, digest, verdict) = self
-            .read(move |source| {
-                let columns = source.columns()?;
-                Ok((columns.len(), columns.digest().to_owned(), judge(&columns, &judged)))
-            })
-            .await?;
+        let (steps, digest, verdict) = self.judged(evaluations.clone()).await?;
         Ok(json!({
             "run_id": self.run_id,
             "run_dir": self.run_dir,
@@ -185,6 +214,7 @@ impl Source {
             "train_questions": self.material.train_len(),
             "test_questions": asked.max(u64::from(self.material.questions())),
             "verdict": verdict,
+            "note": self.note,
             "evaluations": evaluations,
             "status": status,
         }))

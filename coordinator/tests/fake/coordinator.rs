@@ -5,7 +5,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use quorum_coordinator::launcher::Roster;
 use quorum_coordinator::ledger::{History, Ledger};
 use quorum_coordinator::material::{Material, Model};
-use quorum_coordinator::run::{Handle, Parts, RunEnd, recover, start};
+use quorum_coordinator::run::{Handle, Observer, Parts, RunEnd, recover, start};
 use quorum_coordinator::rundir::RunDir;
 use quorum_coordinator::service::{Server, Shared, bind, serve};
 use quorum_coordinator::weights::WeightStore;
@@ -82,6 +82,11 @@ pub fn material(dir: &Path, set: &[&str]) -> Material {
 impl Coordinator {
     /// Starts, or resumes if the directory holds a run.
     pub fn start(dir: &Path, set: &[&str]) -> Self {
+        Self::observed(dir, set, Arc::new(()))
+    }
+
+    /// Starts, and tells `observer` of everything.
+    pub fn observed(dir: &Path, set: &[&str], observer: Arc<dyn Observer>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let guard = runtime.enter();
         let material = Arc::new(material(dir, set));
@@ -104,7 +109,7 @@ impl Coordinator {
             dir: run_dir,
             weights: weights.clone(),
             recovery,
-            observer: Arc::new(()),
+            observer,
             run_id: run_id.clone(),
             epoch,
             children: Roster::default(),

@@ -77,7 +77,7 @@ impl Learner {
         Ok(self.client.publish(tokio_stream::iter(chunks)).await?.into_inner())
     }
 
-    async fn batch(&mut self, wait_seconds: f64) -> Result<(v1::BatchHead, Vec<v1::BatchItem>), Status> {
+    pub async fn batch(&mut self, wait_seconds: f64) -> Result<(v1::BatchHead, Vec<v1::BatchItem>), Status> {
         let request = v1::NextBatchRequest { caller: Some(self.caller()), step: self.version, wait_seconds };
         let mut stream = self.client.next_batch(request).await?.into_inner();
         let (mut head, mut items) = (None, Vec::new());
@@ -148,7 +148,7 @@ impl Learner {
             version: self.version,
             weights_digest: whole,
             metrics: [("loss".to_owned(), f64::from(self.weights[5]))].into(),
-            timings: [("learner_seconds".to_owned(), 0.5)].into(),
+            timings: ["learner_seconds", "publish_seconds", "checkpoint_seconds"].map(|t| (t.to_owned(), 0.001)).into(),
             checkpoint,
             checkpoint_manifest: "m".into(),
         };

@@ -2,6 +2,9 @@
 
 use tonic::{Code, Status};
 
+/// Exit status of a worker or learner whose run has failed: not its own fault, and started again it waits for the run to go on.
+pub const RUN_FAILED: u8 = 70;
+
 /// Every message names the coordinator's address or the file concerned.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ClientError {
@@ -22,6 +25,9 @@ pub enum ClientError {
     /// The coordinator does not know the caller any more (it restarted, or gave the caller up): join again.
     #[error("coordinator {url} does not know this process any more: {reason}")]
     Fenced { url: String, reason: String },
+    /// The coordinator has ended the run with an error.
+    #[error("the run at coordinator {url} has failed: {reason}")]
+    RunFailed { url: String, reason: String },
     /// The thing asked for is not there (any more).
     #[error("coordinator {url} has no {what}: {reason}")]
     Missing { url: String, what: String, reason: String },
@@ -42,7 +48,8 @@ impl ClientError {
         let url = url.to_owned();
         let reason = describe(status);
         match status.code() {
-            Code::FailedPrecondition | Code::Aborted => Self::Fenced { url, reason },
+            Code::FailedPrecondition => Self::Fenced { url, reason },
+            Code::Aborted => Self::RunFailed { url, reason },
             Code::NotFound => Self::Missing { url, what: call.to_owned(), reason },
             Code::Unauthenticated if reason.contains("--token-file") => Self::Refused { url, call, reason },
             Code::Unauthenticated => {
@@ -61,6 +68,11 @@ impl ClientError {
     /// Whether the same call may succeed later without joining again.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Transient { .. } | Self::Damaged { .. } | Self::Unreachable { .. })
+    }
+
+    /// Whether the run is over because it failed.
+    pub fn is_run_failed(&self) -> bool {
+        matches!(self, Self::RunFailed { .. })
     }
 
     /// Whether the process must join again.
@@ -95,6 +107,8 @@ mod tests {
         assert!(sort(Code::FailedPrecondition).is_fenced() && !sort(Code::PermissionDenied).is_fenced());
         assert!(sort(Code::Unavailable).is_transient() && sort(Code::DeadlineExceeded).is_transient());
         assert!(!sort(Code::PermissionDenied).is_transient());
+        let failed = sort(Code::Aborted);
+        assert!(failed.is_run_failed() && !failed.is_transient() && !failed.is_fenced(), "{failed}");
         let token = sort(Code::Unauthenticated).to_string();
         assert!(token.contains("http://x") && token.contains("--token-file"), "{token}");
     }

@@ -159,7 +159,7 @@ impl Sink for () {
 }
 
 /// Puts a version together.
-struct Assembly {
+pub(super) struct Assembly {
     version: u64,
     elements: usize,
     precision: Precision,
@@ -171,7 +171,7 @@ struct Assembly {
 }
 
 impl Assembly {
-    fn new(version: u64, elements: usize, precision: Precision) -> Self {
+    pub(super) fn new(version: u64, elements: usize, precision: Precision) -> Self {
         Self { version, elements, precision, slab: Vec::new(), rest: Vec::new(), delta: None }
     }
 
@@ -179,7 +179,7 @@ impl Assembly {
         self.elements * weight_size(self.precision)
     }
 
-    fn finish(mut self, located: &Located, base: Option<&Weights>) -> Result<Weights, String> {
+    pub(super) fn finish(mut self, located: &Located, base: Option<&Weights>) -> Result<Weights, String> {
         if let Some(delta) = self.delta.take() {
             let base = base.filter(|b| b.digest == located.base_digest && b.slab.len() == self.elements);
             let base = base.ok_or("it starts from other weights than are held here")?;
@@ -233,12 +233,18 @@ impl Sink for Assembly {
     }
 
     fn add(&mut self, part: &Bytes) -> Result<(), String> {
-        if let Some(delta) = &mut self.delta {
-            delta.extend_from_slice(part);
-            return Ok(());
+        match &mut self.delta {
+            Some(delta) => delta.extend_from_slice(part),
+            None => self.put(part),
         }
+        Ok(())
+    }
+}
+
+impl Assembly {
+    /// The next bytes of the weights.
+    pub(super) fn put(&mut self, mut part: &[u8]) {
         let size = weight_size(self.precision);
-        let mut part = &part[..];
         if !self.rest.is_empty() {
             let (head, tail) = part.split_at(part.len().min(size - self.rest.len()));
             self.rest.extend_from_slice(head);
@@ -250,7 +256,6 @@ impl Sink for Assembly {
         let (whole, rest) = part.split_at(part.len() - part.len() % size);
         policy_from_le(whole, self.precision, &mut self.slab);
         self.rest.extend_from_slice(rest);
-        Ok(())
     }
 }
 

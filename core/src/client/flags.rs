@@ -55,6 +55,10 @@ pub struct MemberFlags {
     /// Allow addresses beyond this machine without TLS and token.
     #[arg(long)]
     pub insecure: bool,
+    /// What this process's GPU reaches the learner's by: workers that give the same name as the learner take new weights from it by NCCL broadcast
+    /// (with several devices: on the first). Needs an executable with NCCL.
+    #[arg(long, value_name = "NAME", env = "QUORUM_FABRIC")]
+    pub fabric: Option<String>,
     /// Seconds to wait for a coordinator at the start.
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     pub join_seconds: f64,
@@ -72,6 +76,21 @@ impl MemberFlags {
     /// Where the page for Prometheus and probes listens.
     pub fn page(&self) -> PageOptions {
         PageOptions { listen: self.metrics.clone(), link: self.link(), insecure: self.insecure }
+    }
+
+    /// Refuses a fabric that this executable, or CUDA device number `device` of this machine, cannot serve.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub fn check_fabric(&self, device: usize) -> Result<(), String> {
+        let Some(name) = &self.fabric else { return Ok(()) };
+        #[cfg(feature = "nccl")]
+        let served = crate::nccl::usable(device);
+        #[cfg(not(feature = "nccl"))]
+        let served = Err::<(), _>(format!(
+            "this executable has no NCCL for device {device}: build it with --features cuda,nccl"
+        ));
+        served.map_err(|reason| format!("--fabric {name}: {reason}"))
     }
 
     pub fn join_patience(&self) -> Duration {

@@ -36,6 +36,8 @@ pub struct Delivery {
     pub relayed: u64,
     pub direct: u64,
     pub failed: Vec<v1::RelayFailure>,
+    /// By a broadcast of `source`.
+    pub broadcast: bool,
 }
 
 /// Where one stream is to be had.
@@ -88,6 +90,7 @@ pub(super) async fn report(session: &Session, version: Option<u64>, delta: bool,
         bytes: how.relayed + how.direct,
         seconds,
         failed: how.failed.clone(),
+        broadcast: how.broadcast,
     };
     let link = &session.link;
     if let Err(error) = link.call("ReportWeights", SHORT, link.cluster().report_weights(request)).await {

@@ -1,5 +1,5 @@
 //! The page of a worker or learner for Prometheus and for probes. It answers one request a connection and closes; it is no web server.
-//! On loopback it is plain; beyond, it is HTTPS with the process's certificate and asks for the token, unless `--insecure` says otherwise.
+//! On loopback it is plain; beyond, it is HTTPS with the process's certificate and asks for the token; `--insecure` allows to leave out either.
 
 use super::LinkOptions;
 use super::page::respond;
@@ -77,14 +77,15 @@ async fn serve_metrics(
         let fix = "give --tls-cert, --tls-key and --token-file, or allow it with --insecure";
         return Err(wrong(format!("it reaches beyond this machine: {fix}")));
     }
-    let guarded = identity.zip(link.token_file.as_deref()).filter(|_| !address.ip().is_loopback());
-    let token = guarded.map(|(_, file)| Token::read("--token-file", file)).transpose().map_err(wrong)?;
+    let beyond = !address.ip().is_loopback();
+    let token = link.token_file.as_deref().filter(|_| beyond);
+    let token = token.map(|file| Token::read("--token-file", file)).transpose().map_err(wrong)?;
     let page = Arc::new(Page { render: Box::new(render), token });
     let listener = TcpListener::bind(address).await.map_err(|e| wrong(e.to_string()))?;
     let bound = listener.local_addr()?;
-    match guarded {
+    match identity.filter(|_| beyond) {
         None => drop(tokio::spawn(plain(listener, page))),
-        Some(((cert, key), _)) => {
+        Some((cert, key)) => {
             let listener = TlsListener::new(listener, server_config(cert, key).map_err(wrong)?)?;
             tokio::spawn(secure(listener, page));
         }

@@ -56,11 +56,14 @@ impl Session {
         let fixed = if options.link.file().is_none() { Some(Link::new(&options.link)?) } else { None };
         let request = request(options);
         let url = fixed.as_ref().map_or(options.link.url.as_str(), Link::url).to_owned();
+        let start = Instant::now();
         let (link, reply) = retry(&url, "Join", &options.caller_id, options.patience, || {
             let (fixed, request) = (fixed.clone(), request.clone());
+            // A coordinator whose socket accepts and never answers is not waited for any longer than an absent one.
+            let deadline = SHORT.min(options.patience.saturating_sub(start.elapsed()));
             async move {
                 let link = fixed.map_or_else(|| options.link.found().and_then(|found| Link::new(&found)), Ok)?;
-                let reply = link.call("Join", SHORT, link.cluster().join(request)).await?;
+                let reply = link.call("Join", deadline, link.cluster().join(request)).await?;
                 Ok((link, reply))
             }
         })
@@ -76,6 +79,7 @@ impl Session {
             )));
         }
         let link = link.with_limit(reply.max_message_bytes);
+        crate::logging::about_run(&reply.run_id, &options.caller_id, options.role == v1::Role::RolloutWorker);
         Ok(Self {
             link,
             reply: Arc::new(reply),
@@ -231,6 +235,28 @@ mod tests {
         assert!(start.elapsed() >= Duration::from_millis(300), "it gave up before trying");
         let text = error.to_string();
         assert!(text.contains("http://c:1") && text.contains("1 s") && text.contains("connection refused"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_accepts_and_never_answers_costs_no_more_than_the_patience() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let options = JoinOptions {
+            link: LinkOptions { url: silent.local_addr().unwrap().to_string(), ..LinkOptions::default() },
+            role: v1::Role::RolloutWorker,
+            caller_id: "w".into(),
+            run_id: String::new(),
+            config_digest: String::new(),
+            instruction_set: String::new(),
+            metrics_address: String::new(),
+            relay_address: String::new(),
+            rank: 0,
+            world: 1,
+            patience: Duration::from_millis(1500),
+        };
+        let start = Instant::now();
+        let error = Session::join(&options).await.map(|_| ()).unwrap_err();
+        assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(3), "it took {:?}", start.elapsed());
     }
 
     #[tokio::test]

@@ -124,7 +124,7 @@ const LATER: [&str; 5] = [
     r#","tls_client_ca":"","tls_member_cert":"","tls_member_key":"""#,
     r#","texts_mb":256"#,
     r#","ranks":1,"reduction":"fast""#,
-    r#","relay_fanout":4,"relay_seconds":5.0,"weight_delta":false"#,
+    r#","relay_fanout":4,"relay_seconds":5.0,"weight_delta":false,"broadcast_seconds":20.0"#,
 ];
 
 /// BLAKE3 of what determines the result of a run: everything but directories, addresses, deadlines and thread counts.

@@ -401,6 +401,9 @@ pub struct ClusterSection {
     pub relay_seconds: f64,
     /// Send followers what changed since the version before, where that is less.
     pub weight_delta: bool,
+    /// Seconds that the learner and the workers of one fabric may take to form a group for new weights; the bytes have their time beside it. A round
+    /// that takes longer is given up for the stream of chunks.
+    pub broadcast_seconds: f64,
 }
 
 impl Default for ClusterSection {
@@ -425,6 +428,7 @@ impl Default for ClusterSection {
             relay_fanout: 4,
             relay_seconds: 5.0,
             weight_delta: false,
+            broadcast_seconds: 20.0,
         }
     }
 }

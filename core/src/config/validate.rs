@@ -101,6 +101,7 @@ pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
         ("join_seconds", c.cluster.join_seconds),
         ("step_seconds", c.cluster.step_seconds),
         ("relay_seconds", c.cluster.relay_seconds),
+        ("broadcast_seconds", c.cluster.broadcast_seconds),
     ] {
         need(v > 0.0 && v.is_finite(), &format!("cluster.{key} must be above 0: every wait has a deadline"));
     }

@@ -16,6 +16,7 @@ pub use options::{ImageCheck, OpenOptions};
 use crate::error::DataError;
 use crate::fault::{Fault, SET_ASIDE_KEPT, SetAside};
 use crate::record::Record;
+use crate::template::Template;
 use images::Place;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,14 +38,9 @@ impl Dataset {
     /// # Errors
     /// A missing or unreadable file, a missing column, a directory of several splits, or not one usable record.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, DataError> {
+        Template::check(&options.template).map_err(|reason| DataError::Template { reason })?;
         let source = source::find(path)?;
-        let mut data = Self {
-            path: path.to_path_buf(),
-            records: Vec::new(),
-            files: Vec::new(),
-            set_aside: Vec::new(),
-            by_kind: BTreeMap::new(),
-        };
+        let mut data = Self::absent(path);
         let mut rows = 0;
         for file in source.files {
             let place = Place { base: file.path.parent().unwrap_or(Path::new("")), root: &source.root };
@@ -67,6 +63,17 @@ impl Dataset {
             tracing::warn!(count = data.set_aside_count(), first = %first, "records set aside");
         }
         Ok(data)
+    }
+
+    /// A data set that cannot be opened, for looking at what was made from it.
+    pub fn absent(path: &Path) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            records: Vec::new(),
+            files: Vec::new(),
+            set_aside: Vec::new(),
+            by_kind: BTreeMap::new(),
+        }
     }
 
     /// Takes over the rows of the newest file, whose first row is number `offset` of the data set.

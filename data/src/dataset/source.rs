@@ -27,6 +27,8 @@ pub(super) struct Source {
     pub files: Vec<Input>,
 }
 
+/// Missing files that are named.
+const LISTED: usize = 5;
 /// Directories below the given one that are searched.
 const DEPTH: usize = 4;
 
@@ -67,6 +69,7 @@ pub(super) fn find(path: &Path) -> Result<Source, DataError> {
         return Err(unknown());
     }
     let files = one_split(&place, files, wanted)?;
+    whole(&place, &files)?;
     one_subset(&place, &files)?;
     Ok(Source { root: place, files })
 }
@@ -107,15 +110,21 @@ fn one_split(dir: &Path, files: Vec<Input>, wanted: Option<&str>) -> Result<Vec<
     for file in files {
         splits.entry(split_of(dir, &file).unwrap_or_default()).or_default().push(file);
     }
-    let names = splits.keys().map(|s| if s.is_empty() { "(files of no split)" } else { s.as_str() });
-    let available = names.collect::<Vec<_>>().join(", ");
-    let path = dir.to_path_buf();
+    // Files of no split stand first, and cannot be named.
+    let unsplit = splits.contains_key("");
+    let named: Vec<String> = splits.keys().filter(|s| !s.is_empty()).cloned().collect();
+    let (available, path) = (named.join(", "), dir.to_path_buf());
     match wanted {
         Some(split) => {
             splits.remove(usual(split)).ok_or(DataError::NoSplit { path, split: split.to_string(), available })
         }
         None if splits.len() == 1 => Ok(splits.into_values().flatten().collect()),
-        None => Err(DataError::SeveralSplits { path, available }),
+        None => Err(DataError::SeveralSplits {
+            path,
+            available,
+            example: named.into_iter().next().unwrap_or_default(),
+            rest: if unsplit { "; the files of no split need a directory of their own" } else { "" },
+        }),
     }
 }
 
@@ -159,10 +168,36 @@ fn split_of(dir: &Path, file: &Input) -> Option<String> {
 
 /// `train` of `train-00000-of-00002`, with or without a hash behind it.
 fn before_shard(stem: &str) -> Option<&str> {
-    let number = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
-    let (of, _) = stem.match_indices("-of-").find(|(at, _)| stem.get(at + 4..at + 9).is_some_and(number))?;
+    shard(stem).map(|(name, ..)| name)
+}
+
+/// `train`, 0 and 2 of `train-00000-of-00002`.
+fn shard(stem: &str) -> Option<(&str, usize, usize)> {
+    let number = |s: &str| s.parse::<usize>().ok().filter(|_| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit()));
+    let (of, total) =
+        stem.match_indices("-of-").find_map(|(at, _)| Some((at, stem.get(at + 4..at + 9).and_then(number)?)))?;
     let (name, shard) = stem.get(..of)?.rsplit_once('-')?;
-    (number(shard) && !name.is_empty()).then_some(name)
+    Some((name, number(shard)?, total)).filter(|_| !name.is_empty())
+}
+
+/// Of files that are numbered `-of-00003` there must be three.
+fn whole(dir: &Path, files: &[Input]) -> Result<(), DataError> {
+    let mut sets: BTreeMap<(&Path, &str, usize), BTreeSet<usize>> = BTreeMap::new();
+    for file in files.iter().filter(|f| f.kind != Kind::Image) {
+        let stem = file.path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+        if let (Some((name, number, total)), Some(parent)) = (shard(stem), file.path.parent()) {
+            sets.entry((parent, name, total)).or_default().insert(number);
+        }
+    }
+    for ((_, name, total), there) in sets {
+        let missing: Vec<String> = (0..total).filter(|n| !there.contains(n)).map(|n| format!("{n:05}")).collect();
+        if let Some(shown) = missing.chunks(LISTED).next() {
+            let more = if missing.len() > LISTED { ", …" } else { "" };
+            let (path, name, missing) = (dir.to_path_buf(), name.to_owned(), shown.join(", ") + more);
+            return Err(DataError::MissingFiles { path, name, missing, total });
+        }
+    }
+    Ok(())
 }
 
 /// The split a name speaks of: one of its words is a split's.
@@ -217,7 +252,7 @@ mod tests {
         assert_eq!(found(&hub, "testmini").unwrap(), ["data/testmini-00000-of-00001.parquet"]);
         assert_eq!(found(&hub, "val").unwrap(), ["data/validation-00000-of-00001.parquet"]);
         let several = found(&hub, "").unwrap_err();
-        assert!(several.contains("testmini, train, validation") && several.contains("#train"), "{several}");
+        assert!(several.contains("testmini, train, validation") && several.contains("#testmini"), "{several}");
         let none = found(&hub, "dev2").unwrap_err();
         assert!(none.contains("dev2") && none.contains("testmini, train, validation"), "{none}");
     }
@@ -232,6 +267,26 @@ mod tests {
         let plain = tree(&["b.parquet", "a.parquet"]);
         assert_eq!(found(&plain, "").unwrap(), ["a.parquet", "b.parquet"]);
         assert_eq!(found(&tree(&["only/train.csv"]), "").unwrap(), ["only/train.csv"]);
+    }
+
+    #[test]
+    fn a_missing_file_of_a_numbered_set_is_named() {
+        let names =
+            ["train-00000-of-00003-ab.parquet", "train-00002-of-00003-cd.parquet", "test-00000-of-00001.parquet"];
+        let dir = tree(&names);
+        let message = found(&dir, "train").unwrap_err();
+        assert!(message.contains("files 00001 of 3 of `train`"), "{message}");
+        assert!(found(&dir, "test").is_ok(), "the other split is whole");
+        let one = find(&dir.path().join(names[0])).unwrap();
+        assert_eq!(one.files.len(), 1, "a file that is named is wanted alone");
+    }
+
+    #[test]
+    fn the_hint_of_a_directory_with_split_and_unsplit_files_works() {
+        let dir = tree(&["questions.parquet", "test.parquet"]);
+        let message = found(&dir, "").unwrap_err();
+        assert!(message.contains("(test)") && message.contains("#test; the files of no split need"), "{message}");
+        assert_eq!(found(&dir, "test").unwrap(), ["test.parquet"]);
     }
 
     #[test]

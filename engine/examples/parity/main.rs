@@ -4,9 +4,9 @@
 mod checks;
 
 fn main() -> std::process::ExitCode {
-    let device = std::env::args().nth(2).map_or(Ok(quorum_engine::Device::Cpu), |d| d.parse());
+    let device = std::env::args().nth(2).unwrap_or_else(|| "cpu".into()).parse::<quorum_engine::Devices>();
     let (Some(dir), Ok(device)) = (std::env::args_os().nth(1), device) else {
-        eprintln!("usage: parity DIR [cpu|candle-cpu|cuda:N]");
+        eprintln!("usage: parity DIR [cpu|candle-cpu|cuda:N|cuda:N+cuda:M]");
         return std::process::ExitCode::from(2);
     };
     match checks::run(std::path::Path::new(&dir), device) {

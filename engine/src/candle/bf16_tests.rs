@@ -33,7 +33,7 @@ fn engine(s: &Subject, dtype: DType) -> Engine {
     let parts = Partition::full(s.checkpoint.layout.clone());
     let mut engine =
         Engine::loader_on(Device::CandleCpu, &s.checkpoint.config, parts, false, 1).unwrap().finish().unwrap();
-    engine.elsewhere = Some(Arc::new(Backend::of_type(dtype)));
+    engine.elsewhere = Some(Arc::new(Backend::of_type(&engine.plan, dtype).unwrap()));
     engine
 }
 

@@ -69,7 +69,7 @@ impl Weights<'_> {
 
     /// (x behind attention, hidden rows of the MLP, x behind the block) from the mixed values `[n, heads, hd]`.
     pub fn finish(&self, b: &Block, x: &Tensor, mixed: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
-        let x_mid = (x + self.linear(&b.out, &mixed.flatten_from(1)?)?)?;
+        let x_mid = (x + self.linear_sum(&b.out, &mixed.flatten_from(1)?)?)?;
         let (y, hidden) = self.mlp(&b.mlp, &self.norm(&b.norm2, &x_mid)?)?;
         let out = (&x_mid + y)?;
         Ok((x_mid, hidden, out))
@@ -118,7 +118,7 @@ impl Weights<'_> {
         }
         let d_qkv = Tensor::cat(&[dq.flatten_from(1)?, dk.flatten_from(1)?, dv.flatten_from(1)?], 1)?;
         self.linear_weights(&b.qkv, &self.norm(&b.norm1, &kept.x_in)?, &d_qkv, grads)?;
-        let d_normed = self.linear_input(&b.qkv, &d_qkv)?;
+        let d_normed = self.sum(self.linear_input(&b.qkv, &d_qkv)?)?;
         Ok((dx + self.norm_backward(&b.norm1, &kept.x_in, &d_normed, grads)?)?)
     }
 

@@ -78,6 +78,12 @@ impl Place<'_> {
         Ok(out)
     }
 
+    /// All shards stop at the same place.
+    fn go_on(&self, job: &Job) -> Result<()> {
+        self.share(|| if (job.cancel)() { Err(EngineError::Cancelled) } else { Ok(()) })?;
+        Ok(())
+    }
+
     /// Keys and values of some prompts, and the rows behind their last tokens `[1, hidden]`.
     fn prefill(
         &self,
@@ -86,9 +92,7 @@ impl Place<'_> {
         prompts: &mut Vec<Vec<PromptKv>>,
         last: &mut Vec<Tensor>,
     ) -> Result<()> {
-        if (job.cancel)() {
-            return Err(EngineError::Cancelled);
-        }
+        self.go_on(job)?;
         let mut batch = Batch::default();
         for g in &job.groups[part] {
             batch.push(self.plan, job.rope, g.prompt, &[]);
@@ -117,7 +121,7 @@ impl Place<'_> {
         self.next_tokens(job, policies, last, &from, &all, rows)
     }
 
-    /// Draws the next token of the rows `alive`; `from[i]` is the row of x (behind the last block) that predicts it, ascending.
+    /// Books the next token of the rows `alive`; `from[i]` is the row of x (behind the last block) that predicts it, ascending.
     fn next_tokens(
         &self,
         job: &Job,
@@ -127,6 +131,24 @@ impl Place<'_> {
         alive: &[usize],
         rows: &mut [Row],
     ) -> Result<()> {
+        let drawn = self.share(|| self.draw(job, policies, x, from, alive, rows))?;
+        for (&i, &(token, logprob)) in alive.iter().zip(&*drawn) {
+            take(job, &mut rows[i], token, logprob);
+        }
+        Ok(())
+    }
+
+    /// Tokens of the rows `alive` and their log-probs.
+    fn draw(
+        &self,
+        job: &Job,
+        policies: &[DevicePolicy],
+        x: &Tensor,
+        from: &[usize],
+        alive: &[usize],
+        rows: &mut [Row],
+    ) -> Result<Vec<(u32, f32)>> {
+        let mut all = Vec::with_capacity(alive.len());
         let mut at = 0;
         while at < alive.len() {
             let (group, start) = (rows[alive[at]].group, from[at]);
@@ -144,25 +166,23 @@ impl Place<'_> {
             };
             let wanted: Vec<Wanted> = (at..at + n).map(&mut wanted).collect();
             let inverse_temperature = job.policies[group].inverse_temperature;
-            let drawn = tokens(&policy, &wanted, &job.groups[group].sampling, inverse_temperature)?;
-            for (&i, (token, logprob)) in alive[at..at + n].iter().zip(drawn) {
-                take(job, &mut rows[i], token, logprob);
-            }
+            all.extend(tokens(&policy, &wanted, &job.groups[group].sampling, inverse_temperature)?);
             at += n;
         }
-        Ok(())
+        Ok(all)
     }
 
     fn decode(&self, job: &Job, policies: &[DevicePolicy], prompts: &[Vec<PromptKv>], rows: &mut [Row]) -> Result<()> {
         let Some(mut grid) = Grid::of(rows) else { return Ok(()) };
         let kv: Vec<&Vec<PromptKv>> = grid.groups.iter().map(|&g| &prompts[g]).collect();
         let limit = |r: &Row| job.groups[r.group].sampling.max_new_tokens as usize;
-        let mut count = KvCount::new(rows.iter().filter(|r| r.finish.is_none()).map(|r| limit(r) - 1).sum());
+        // Counted once, whatever the number of shards.
+        let first = self.weights.seat.is_none_or(|seat| seat.first());
+        let room = rows.iter().filter(|r| first && r.finish.is_none()).map(|r| limit(r) - 1).sum();
+        let mut count = KvCount::new(room);
         let mut cache = Cache::new(&kv, grid.width, self.dtype, self.device)?;
         for t in 0.. {
-            if (job.cancel)() {
-                return Err(EngineError::Cancelled);
-            }
+            self.go_on(job)?;
             if !grid.shrink(rows, &mut cache)? {
                 break;
             }
@@ -170,7 +190,7 @@ impl Place<'_> {
             let x = self.step(job, t, &grid, rows, &cache)?;
             let living = |slot: usize| grid.slots[slot].filter(|&i| rows[i].finish.is_none()).map(|i| (slot, i));
             let (from, alive): (Vec<usize>, Vec<usize>) = (0..grid.slots.len()).filter_map(living).unzip();
-            count.add(alive.len());
+            count.add(if first { alive.len() } else { 0 });
             self.next_tokens(job, policies, &x, &from, &alive, rows)?;
         }
         Ok(())

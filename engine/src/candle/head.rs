@@ -67,16 +67,20 @@ impl Place<'_> {
         Ok(Targets { index: Tensor::from_vec(index, (heads.len(), most), self.device)?, most })
     }
 
-    /// Log-probs and entropies of the batch's targets into `scores`, from the rows behind the last block. Returns the rows that predict.
+    /// Of rows x behind the last block those that predict something.
+    pub fn predicting(&self, batch: &Batch, x: &Tensor) -> Result<Tensor> {
+        let rows = self.ids(batch.head_rows.iter().map(|h| h.row as u32).collect())?;
+        Ok(x.index_select(&rows, 0)?)
+    }
+
+    /// Log-probs and entropies of the batch's targets into `scores`, from the rows that predict them.
     pub fn head_scores(
         &self,
         batch: &Batch,
-        x: &Tensor,
+        predicting: &Tensor,
         policy: &DevicePolicy,
         scores: &mut [PackScores],
-    ) -> Result<Tensor> {
-        let rows = self.ids(batch.head_rows.iter().map(|h| h.row as u32).collect())?;
-        let predicting = x.index_select(&rows, 0)?;
+    ) -> Result<()> {
         let n = batch.head_rows.len();
         for from in (0..n).step_by(self.chunk()) {
             let heads = &batch.head_rows[from..n.min(from + self.chunk())];
@@ -97,7 +101,7 @@ impl Place<'_> {
                 }
             }
         }
-        Ok(predicting)
+        Ok(())
     }
 
     /// Gradient of Σ g · logp: of the rows behind the last block `[n, hidden]`, and of the head's and the norm's weights.

@@ -13,10 +13,24 @@ type Result<T> = std::result::Result<T, EngineError>;
 impl Weights<'_> {
     /// y = x·Wᵀ + b, adapters included: x `[n, n_in]`.
     pub fn linear(&self, l: &Linear, x: &Tensor) -> Result<Tensor> {
-        let mut y = x.matmul(&self.get(&l.weight.param)?.t()?)?;
-        if let Some(b) = &l.bias {
-            y = y.broadcast_add(self.get(b)?)?;
-        }
+        self.biased(l, self.product(l, x)?)
+    }
+
+    /// The same of a layer whose inputs the shards share out: the sum of their products, and the bias once.
+    pub fn linear_sum(&self, l: &Linear, x: &Tensor) -> Result<Tensor> {
+        self.biased(l, self.sum(self.product(l, x)?)?)
+    }
+
+    fn biased(&self, l: &Linear, y: Tensor) -> Result<Tensor> {
+        Ok(match &l.bias {
+            Some(b) => y.broadcast_add(self.get(b)?)?,
+            None => y,
+        })
+    }
+
+    /// x·Wᵀ, adapters included.
+    fn product(&self, l: &Linear, x: &Tensor) -> Result<Tensor> {
+        let y = x.matmul(&self.get(&l.weight.param)?.t()?)?;
         if l.adapters.is_empty() {
             return Ok(y);
         }
@@ -89,7 +103,7 @@ impl Weights<'_> {
     /// (down(act(up(x))), what the backward pass reads).
     pub fn mlp(&self, mlp: &Mlp, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let hidden = self.linear(&mlp.up, x)?;
-        Ok((self.linear(&mlp.down, &activate(mlp.act, &hidden)?)?, hidden))
+        Ok((self.linear_sum(&mlp.down, &activate(mlp.act, &hidden)?)?, hidden))
     }
 
     /// Gradient of the MLP's input from its input, what [`Weights::mlp`] kept, and dy.
@@ -105,7 +119,7 @@ impl Weights<'_> {
         let (act, d_hidden) = activate_backward(mlp.act, hidden, &d_act)?;
         self.linear_weights(&mlp.down, &act, dy, grads)?;
         self.linear_weights(&mlp.up, x, &d_hidden, grads)?;
-        self.linear_input(&mlp.up, &d_hidden)
+        self.sum(self.linear_input(&mlp.up, &d_hidden)?)
     }
 }
 

@@ -2,6 +2,8 @@
 //! tests, on the CPU). Forward and backward are explicit; candle's automatic differentiation takes no part, so nothing is kept that the
 //! backward pass does not read, and frozen weights cost no gradient.
 //!
+//! Several devices may compute one model: `holdings` says what each of them holds, `team` runs them side by side, `wires` adds their activations.
+//!
 //! `ops` is the seam for fused kernels: plain candle operations stand behind every function of it. What is not promised here is bit
 //! equality between batches: a device picks its kernels by shape. `oracle` is an independent model by automatic differentiation.
 
@@ -15,15 +17,22 @@ mod draw;
 pub mod fused;
 mod generate;
 mod head;
+mod holdings;
 mod kv;
 mod layers;
 mod merger;
 mod model;
+#[cfg(all(feature = "cuda", feature = "nccl"))]
+mod nccl;
 mod ops;
 mod oracle;
 mod rows;
+mod shard;
 mod store;
+mod team;
 mod vision;
+mod wires;
 
 pub(crate) use backend::{Backend, BackendFiller};
 pub use oracle::{CandleError, CandleModel};
+pub(crate) use shard::Call;

@@ -10,6 +10,7 @@ use crate::model::batch::Batch;
 use crate::model::plan::Plan;
 use crate::params::Grads as HostGrads;
 use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
 
 type Result<T> = std::result::Result<T, EngineError>;
 
@@ -78,6 +79,14 @@ pub struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// What the first shard makes, for all of them; a single one makes it.
+    pub fn share<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        match self.weights.seat {
+            Some(seat) => seat.share(make),
+            None => make().map(Arc::new),
+        }
+    }
+
     /// A tensor of row numbers or token ids.
     pub fn ids(&self, values: Vec<u32>) -> Result<Tensor> {
         let n = values.len();
@@ -119,7 +128,7 @@ impl Place<'_> {
         let x = self.embed_tokens(&batch.ids)?;
         let (Some(v), false) = (&self.plan.vision, batch.images.is_empty()) else { return Ok((x, None)) };
         let keep = if reach.vision { reach.keep } else { Keeping::Nothing };
-        let seen = self.weights.see(v, &batch.images, keep, self.dtype, self.device, &mut |_, _| Ok(()))?;
+        let seen = self.weights.whole().see(v, &batch.images, keep, self.dtype, self.device, &mut |_, _| Ok(()))?;
         let n = batch.len() as u32;
         let mut source: Vec<u32> = (0..n).collect();
         for (token, &row) in batch.image_rows.iter().enumerate() {
@@ -152,7 +161,7 @@ impl Place<'_> {
         if let (true, Some(v), Some(seen)) = (reach.vision, &self.plan.vision, passed.seen) {
             let d_main = dx.index_select(&passed.image_rows, 0)?;
             let d_deep: Vec<Tensor> = d_deep.into_iter().flatten().collect();
-            self.weights.see_backward(v, seen, &d_main, &d_deep, grads)?;
+            self.weights.whole().see_backward(v, seen, &d_main, &d_deep, grads)?;
         }
         Ok(())
     }

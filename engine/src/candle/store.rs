@@ -1,5 +1,8 @@
-//! Weights on the device: tensors by the place of their parameter in its slab, and gradients summed in f32 by the same address.
+//! Weights on the device: tensors by the place of their parameter in its slab, and gradients summed in f32 by the same address. With
+//! several devices, each has its own part of both.
 
+use super::holdings::Holdings;
+use super::team::Seat;
 use crate::block::Block;
 use crate::error::EngineError;
 use crate::linear::Linear;
@@ -8,9 +11,8 @@ use crate::model::plan::Plan;
 use crate::norm::Norm;
 use crate::params::Param;
 use candle_core::{DType, Device, Tensor};
-use quorum_model::{Entry, Part, Partition, RawTensor};
+use quorum_model::{Entry, Part, Partition};
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 
 type Result<T> = std::result::Result<T, EngineError>;
 
@@ -22,6 +24,8 @@ pub type Table = HashMap<usize, Tensor>;
 pub struct Weights<'a> {
     pub frozen: &'a Table,
     pub trainable: &'a Table,
+    /// Whom products of a part of the columns are added with; none where every shard has the whole.
+    pub seat: Option<Seat<'a>>,
 }
 
 impl<'a> Weights<'a> {
@@ -32,18 +36,36 @@ impl<'a> Weights<'a> {
             .get(&p.range.start)
             .ok_or_else(|| EngineError::Device(format!("no tensor at {} of the slab", p.range.start)))
     }
+
+    /// The same weights, of which every shard has the whole.
+    pub fn whole(self) -> Self {
+        Self { seat: None, ..self }
+    }
+
+    /// The sum of the shards' tensors.
+    pub fn sum(&self, x: Tensor) -> Result<Tensor> {
+        match self.seat {
+            Some(seat) => seat.sum(x),
+            None => Ok(x),
+        }
+    }
 }
 
-/// Sums of gradients in f32, by the start of their parameter.
-#[derive(Default)]
-pub struct Grads {
-    sums: BTreeMap<usize, (Range<usize>, Tensor)>,
+/// Sums of a shard's gradients in f32, by the start of their parameter.
+pub struct Grads<'a> {
+    holdings: &'a Holdings,
+    sums: BTreeMap<usize, (Param, Tensor)>,
 }
 
-impl Grads {
-    /// Adds `gradient` to the parameter's sum; nothing for what is frozen.
+impl<'a> Grads<'a> {
+    /// Nothing yet.
+    pub fn new(holdings: &'a Holdings) -> Self {
+        Self { holdings, sums: BTreeMap::new() }
+    }
+
+    /// Adds `gradient` to the parameter's sum; nothing for what is frozen or left to the first shard.
     pub fn add(&mut self, p: &Param, gradient: impl FnOnce() -> candle_core::Result<Tensor>) -> Result<()> {
-        if !p.trained() {
+        if !self.holdings.counts(p) {
             return Ok(());
         }
         let gradient = gradient()?.to_dtype(DType::F32)?;
@@ -51,13 +73,13 @@ impl Grads {
             Some((_, sum)) => (sum + gradient)?,
             None => gradient,
         };
-        self.sums.insert(p.range.start, (p.range.clone(), sum));
+        self.sums.insert(p.range.start, (p.clone(), sum));
         Ok(())
     }
 
     /// Adds the rows of `gradient` to rows `ids` of a table of the given shape.
     pub fn add_rows(&mut self, p: &Param, shape: (usize, usize), ids: &Tensor, gradient: &Tensor) -> Result<()> {
-        if !p.trained() {
+        if !self.holdings.counts(p) {
             return Ok(());
         }
         let gradient = gradient.to_dtype(DType::F32)?.contiguous()?;
@@ -65,17 +87,15 @@ impl Grads {
             Some((_, sum)) => sum.reshape(shape)?,
             None => Tensor::zeros(shape, DType::F32, gradient.device())?,
         };
-        self.sums.insert(p.range.start, (p.range.clone(), sum.index_add(ids, &gradient, 0)?));
+        self.sums.insert(p.range.start, (p.clone(), sum.index_add(ids, &gradient, 0)?));
         Ok(())
     }
 
     /// Adds everything to a slab in the layout of the trainable parameters.
     pub fn into_slab(self, slab: &mut [f32]) -> Result<()> {
-        for (range, sum) in self.sums.into_values() {
+        for (p, sum) in self.sums.into_values() {
             let values = sum.flatten_all()?.to_vec1::<f32>()?;
-            for (to, from) in slab[range].iter_mut().zip(values) {
-                *to += from;
-            }
+            self.holdings.add(&p, &values, &mut slab[p.range.clone()]);
         }
         Ok(())
     }
@@ -104,7 +124,7 @@ pub fn params(plan: &Plan) -> Vec<(&Param, Vec<usize>)> {
 fn linear<'a>(l: &'a Linear, all: &mut Vec<(&'a Param, Vec<usize>)>) {
     let matrices = std::iter::once(&l.weight).chain(l.adapters.iter().flat_map(|a| [&a.down, &a.up]));
     all.extend(matrices.map(|m| (&m.param, vec![m.n_out, m.n_in])));
-    all.extend(l.bias.as_ref().map(|b| (b, vec![b.len()])));
+    all.extend(l.bias.as_ref().map(|b| (b, vec![l.n_out])));
 }
 
 fn norm<'a>(n: &'a Norm, all: &mut Vec<(&'a Param, Vec<usize>)>) {
@@ -120,11 +140,18 @@ fn block_norms<'a>(b: &'a Block, all: &mut Vec<(&'a Param, Vec<usize>)>) {
     all.extend(b.qk_norm.iter().flat_map(|n| [&n.q, &n.k]).map(|p| (p, vec![p.len()])));
 }
 
-/// The trainable tensors of a slab, in the compute type; rounded through bf16 where the policy computes with bf16 weights.
-pub fn upload(plan: &Plan, slab: &[f32], bf16: bool, dtype: DType, device: &Device) -> Result<Table> {
+/// A shard's part of the trainable tensors of a slab, in the compute type; rounded through bf16 where the policy computes with bf16 weights.
+pub fn upload(
+    plan: &Plan,
+    holdings: &Holdings,
+    slab: &[f32],
+    bf16: bool,
+    dtype: DType,
+    device: &Device,
+) -> Result<Table> {
     let mut table = Table::new();
     for (p, shape) in params(plan).into_iter().filter(|(p, _)| p.trained()) {
-        let mut t = Tensor::from_slice(&slab[p.range.clone()], shape, device)?;
+        let mut t = Tensor::from_slice(&holdings.share(p, 0, &slab[p.range.clone()]), shape, device)?;
         if bf16 {
             t = t.to_dtype(DType::BF16)?;
         }
@@ -135,6 +162,8 @@ pub fn upload(plan: &Plan, slab: &[f32], bf16: bool, dtype: DType, device: &Devi
 
 /// Frozen tensors on their way to the device, one checkpoint tensor at a time.
 pub struct Filler {
+    /// By their start.
+    params: BTreeMap<usize, Param>,
     pieces: BTreeMap<usize, Tensor>,
     device: Device,
     dtype: DType,
@@ -143,23 +172,24 @@ pub struct Filler {
 
 impl Filler {
     /// Nothing yet. With `bf16`, values are rounded to it.
-    pub fn new(device: Device, dtype: DType, bf16: bool) -> Self {
-        Self { pieces: BTreeMap::new(), device, dtype, bf16 }
+    pub fn new(plan: &Plan, device: Device, dtype: DType, bf16: bool) -> Self {
+        let frozen = params(plan).into_iter().filter(|(p, _)| p.part == Part::Frozen);
+        let params = frozen.map(|(p, _)| (p.range.start, p.clone())).collect();
+        Self { params, pieces: BTreeMap::new(), device, dtype, bf16 }
     }
 
-    /// Takes one tensor over.
-    pub fn put(&mut self, entry: &Entry, tensor: &RawTensor) -> Result<()> {
-        if tensor.len() != entry.range.len() {
-            let (found, expected) = (tensor.len(), entry.range.len());
-            return Err(EngineError::SlabLength { what: "a frozen tensor", found, expected });
-        }
-        let mut values = vec![0.0f32; tensor.len()];
-        tensor.read(0, &mut values);
-        let mut t = Tensor::from_vec(values, tensor.len(), &self.device)?;
+    /// Takes a shard's part of one tensor's values over.
+    pub fn put(&mut self, entry: &Entry, values: &[f32], holdings: &Holdings) -> Result<()> {
+        let start = entry.range.start;
+        let own = match self.params.range(..=start).next_back() {
+            Some((_, p)) => holdings.share(p, start - p.range.start, values),
+            None => values.into(),
+        };
+        let mut t = Tensor::from_slice(&own, own.len(), &self.device)?;
         if self.bf16 && entry.shape.len() > 1 {
             t = t.to_dtype(DType::BF16)?;
         }
-        self.pieces.insert(entry.range.start, t.to_dtype(self.dtype)?);
+        self.pieces.insert(start, t.to_dtype(self.dtype)?);
         Ok(())
     }
 

@@ -228,7 +228,7 @@ impl Collective for Mpi {
     }
 
     fn abort(&mut self, why: &str) {
-        eprintln!("error: {why}");
+        quorum_core::logging::fail(why);
         // SAFETY: MPI is initialised; the call ends this process and asks mpirun to end the others.
         unsafe { ffi::MPI_Abort(self.comm, 1) };
         std::process::exit(1);

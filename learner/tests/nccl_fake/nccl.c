@@ -17,15 +17,17 @@ struct group {
 struct comm { struct group* group; int rank; };
 struct config { size_t size; unsigned magic, version; int blocking; };
 struct id { char internal[128]; };
-enum { REDUCE_SCATTER, ALL_GATHER, BROADCAST, SEND, RECEIVE };
+enum { REDUCE_SCATTER, ALL_REDUCE, ALL_GATHER, BROADCAST, SEND, RECEIVE };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct group* groups;
-static int aborts, ids;
+static int aborts, ids, damaged_rank;
 static __thread int grouping;
 static __thread struct comm* grouped;
 
 int fake_aborts(void) { return aborts; }
+// The next broadcast brings `rank`, not 0, one wrong bit.
+void fake_damage(int rank) { damaged_rank = rank; }
 int ncclGetVersion(int* version) { return *version = 22809, OK; }
 int ncclGetUniqueId(struct id* id) { return memset(id, 7, 128), memcpy(id, &ids, sizeof ids), ids++, OK; }
 const char* ncclGetErrorString(int code) {
@@ -65,6 +67,10 @@ int ncclCommAbort(struct comm* comm) {
     return free(comm), OK;
 }
 
+// The work of the group is done: nothing is left to send.
+int ncclCommFinalize(struct comm* comm) { return comm->group->aborted ? REMOTE : OK; }
+int ncclCommDestroy(struct comm* comm) { return free(comm), OK; }
+
 static void reduce(struct group* g, int rank) {
     struct call* mine = &g->calls[rank][0];
     size_t count = mine->bytes / 4;
@@ -72,6 +78,15 @@ static void reduce(struct group* g, int rank) {
     for (int r = 0; r < g->world; r++)
         for (size_t i = 0; i < count; i++) sum[i] += ((const float*)g->calls[r][0].from)[rank * count + i];
     memcpy(mine->to, sum, mine->bytes);
+    free(sum);
+}
+
+static void reduce_to_all(struct group* g) {
+    size_t count = g->calls[0][0].bytes / 4;
+    float* sum = calloc(count, 4);
+    for (int r = 0; r < g->world; r++)
+        for (size_t i = 0; i < count; i++) sum[i] += ((const float*)g->calls[r][0].from)[i];
+    for (int r = 0; r < g->world; r++) memcpy(g->calls[r][0].to, sum, count * 4);
     free(sum);
 }
 
@@ -84,7 +99,9 @@ static void execute(struct group* g) {
             if (call->kind == ALL_GATHER)
                 for (int from = 0; from < g->world; from++)
                     memmove(call->to + from * call->bytes, g->calls[from][0].from, call->bytes);
+            if (call->kind == ALL_REDUCE && r == 0) reduce_to_all(g);
             if (call->kind == BROADCAST) memmove(call->to, g->calls[call->peer][0].from, call->bytes);
+            if (call->kind == BROADCAST && damaged_rank && r == damaged_rank && call->bytes) call->to[call->bytes / 2] ^= 1, damaged_rank = 0;
             if (call->kind == RECEIVE)
                 for (int k = 0; k < g->count[call->peer]; k++) {
                     struct call* sent = &g->calls[call->peer][k];
@@ -121,6 +138,10 @@ static size_t width(int type) { return type == 7 ? 4 : type == 1 ? 1 : 0; }
 int ncclReduceScatter(const void* from, void* to, size_t count, int type, int op, struct comm* comm, struct stream* s) {
     if (type != 7 || op != 0) return INVALID;
     return add(comm, (struct call){REDUCE_SCATTER, 0, from, to, count * 4, s});
+}
+int ncclAllReduce(const void* from, void* to, size_t count, int type, int op, struct comm* comm, struct stream* s) {
+    if (type != 7 || op != 0) return INVALID;
+    return add(comm, (struct call){ALL_REDUCE, 0, from, to, count * 4, s});
 }
 int ncclAllGather(const void* from, void* to, size_t count, int type, struct comm* comm, struct stream* s) {
     return add(comm, (struct call){ALL_GATHER, 0, from, to, count * width(type), s});

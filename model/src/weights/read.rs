@@ -103,33 +103,33 @@ impl StoredWeights {
         self.slab("", layout)
     }
 
-    /// Reads every value of `layout` once, on several threads, and keeps none.
+    /// Reads every byte of the files once, in order, hands it to `sink`, and keeps none. Values of `layout` must be finite.
     ///
     /// # Errors
-    /// Names a tensor with values that are not finite.
-    pub fn check(&self, layout: &Layout) -> Result<(), ModelError> {
-        let queue = Mutex::new(layout.entries().iter());
-        let work = || {
-            let mut bad = Vec::new();
-            loop {
-                let Some(entry) = queue.lock().ok().and_then(|mut q| q.next()) else { return bad };
+    /// Names the first tensor, in the order of `layout`, with values that are not finite.
+    pub fn check(&self, layout: &Layout, mut sink: impl FnMut(&Path, &[u8])) -> Result<(), ModelError> {
+        let mut bad: Option<&Entry> = None;
+        for (at, (path, map)) in self.files.iter().enumerate() {
+            let found = |entry: &Entry| self.found.get(&entry.name).filter(|f| f.file == at);
+            let mut inside: Vec<(&Found, &Entry)> =
+                layout.entries().iter().filter_map(|e| Some((found(e)?, e))).collect();
+            inside.sort_by_key(|(found, _)| found.bytes.start);
+            let mut done = 0;
+            for (found, entry) in inside {
+                sink(path, map.get(done..found.bytes.start).unwrap_or_default());
                 let mut finite = true;
-                self.pieces(entry, |piece| finite &= piece.is_finite());
-                if !finite {
-                    bad.push(entry.range.start);
+                self.pieces(entry, |piece| {
+                    sink(path, piece.bytes());
+                    finite &= piece.is_finite();
+                });
+                if !finite && bad.is_none_or(|b| entry.range.start < b.range.start) {
+                    bad = Some(entry);
                 }
+                done = found.bytes.end;
             }
-        };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-        let bad = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let mine = work();
-            others.into_iter().filter_map(|t| t.join().ok()).flatten().chain(mine).min()
-        });
-        match bad.and_then(|start| layout.entries().iter().find(|e| e.range.start == start)) {
-            None => Ok(()),
-            Some(entry) => Err(self.not_finite("", entry)),
+            sink(path, map.get(done..).unwrap_or_default());
         }
+        bad.map_or(Ok(()), |entry| Err(self.not_finite("", entry)))
     }
 
     fn not_finite(&self, prefix: &str, entry: &Entry) -> ModelError {

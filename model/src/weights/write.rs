@@ -253,6 +253,11 @@ mod tests {
         assert!(dir.path().join("model-00002-of-00002.safetensors").is_file());
         assert!(!dir.path().join("model.safetensors").exists());
         assert_eq!(load_model(dir.path(), &layout(), false).unwrap(), slab);
+        let mut seen: std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> = Default::default();
+        let stored = crate::weights::StoredWeights::open(dir.path(), &layout(), false).unwrap();
+        stored.check(&layout(), |path, part| seen.entry(path.into()).or_default().extend(part)).unwrap();
+        assert_eq!(seen.len(), 2);
+        assert!(seen.iter().all(|(path, bytes)| std::fs::read(path).unwrap() == *bytes), "every byte once, in order");
         std::fs::remove_file(dir.path().join("model-00002-of-00002.safetensors")).unwrap();
         let error = load_model(dir.path(), &layout(), false).unwrap_err().to_string();
         assert!(error.contains("model-00002-of-00002.safetensors") && error.contains("copy all shards"), "{error}");

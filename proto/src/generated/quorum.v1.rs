@@ -263,9 +263,57 @@ pub struct ReportWeightsRequest {
     pub seconds: f64,
     #[prost(message, repeated, tag = "8")]
     pub failed: ::prost::alloc::vec::Vec<RelayFailure>,
+    /// It came by a broadcast of `source`.
+    #[prost(bool, tag = "9")]
+    pub broadcast: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportWeightsReply {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BroadcastRequest {
+    #[prost(message, optional, tag = "1")]
+    pub caller: ::core::option::Option<Caller>,
+    /// Name of what the GPUs of the learner and of workers reach each other by.
+    #[prost(string, tag = "2")]
+    pub fabric: ::prost::alloc::string::String,
+    /// Worker: the newest version it holds. Learner: the one it sends.
+    #[prost(uint64, optional, tag = "3")]
+    pub version: ::core::option::Option<u64>,
+    /// From the learner: unique id of the communicator. Empty = no round is begun.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub collective_id: ::prost::bytes::Bytes,
+    #[prost(double, tag = "5")]
+    pub wait_seconds: f64,
+    /// How the caller's last round ended.
+    #[prost(message, optional, tag = "6")]
+    pub outcome: ::core::option::Option<BroadcastOutcome>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BroadcastOutcome {
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    /// Empty = well.
+    #[prost(string, tag = "2")]
+    pub failure: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BroadcastReply {
+    /// Caller ids by rank, the learner first; empty = there is no round.
+    #[prost(string, repeated, tag = "1")]
+    pub members: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub collective_id: ::prost::bytes::Bytes,
+    /// SHA-256 and size of the version.
+    #[prost(string, tag = "4")]
+    pub weights_digest: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub weights_bytes: u64,
+    /// Deadline of the whole round.
+    #[prost(double, tag = "6")]
+    pub seconds: f64,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WeightChunk {
     #[prost(uint64, tag = "1")]
@@ -1025,6 +1073,28 @@ pub mod cluster_client {
                 .insert(GrpcMethod::new("quorum.v1.Cluster", "ReportWeights"));
             self.inner.unary(req, path, codec).await
         }
+        /// Weights over a fabric of GPUs. A worker waits for a round (long poll); the learner begins one with all who wait.
+        pub async fn broadcast_weights(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BroadcastRequest>,
+        ) -> std::result::Result<tonic::Response<super::BroadcastReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/quorum.v1.Cluster/BroadcastWeights",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("quorum.v1.Cluster", "BroadcastWeights"));
+            self.inner.unary(req, path, codec).await
+        }
         /// What `coordinator status` shows.
         pub async fn status(
             &mut self,
@@ -1128,6 +1198,11 @@ pub mod cluster_server {
             tonic::Response<super::ReportWeightsReply>,
             tonic::Status,
         >;
+        /// Weights over a fabric of GPUs. A worker waits for a round (long poll); the learner begins one with all who wait.
+        async fn broadcast_weights(
+            &self,
+            request: tonic::Request<super::BroadcastRequest>,
+        ) -> std::result::Result<tonic::Response<super::BroadcastReply>, tonic::Status>;
         /// What `coordinator status` shows.
         async fn status(
             &self,
@@ -1553,6 +1628,49 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReportWeightsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/quorum.v1.Cluster/BroadcastWeights" => {
+                    #[allow(non_camel_case_types)]
+                    struct BroadcastWeightsSvc<T: Cluster>(pub Arc<T>);
+                    impl<T: Cluster> tonic::server::UnaryService<super::BroadcastRequest>
+                    for BroadcastWeightsSvc<T> {
+                        type Response = super::BroadcastReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BroadcastRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::broadcast_weights(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BroadcastWeightsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

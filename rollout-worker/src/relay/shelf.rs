@@ -112,6 +112,15 @@ impl Shelf {
         stash
     }
 
+    /// Others can have these weights from now on, if any can be served from here.
+    pub fn hold(&self, weights: &Arc<Weights>) {
+        let precision = self.inside().precision;
+        let stash = Stash::of(weights.clone(), precision);
+        if self.keeps(stash.stream, stash.total) {
+            self.put(stash);
+        }
+    }
+
     /// A sink that keeps for others what a transfer brings.
     pub fn tee(&self, passive: bool) -> Tee {
         Tee { shelf: self.clone(), passive, stash: None }

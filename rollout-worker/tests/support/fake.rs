@@ -209,6 +209,10 @@ impl Cluster for Fake {
         Ok(Response::new(v1::ReportWeightsReply {}))
     }
 
+    async fn broadcast_weights(&self, _: Request<v1::BroadcastRequest>) -> Reply<v1::BroadcastReply> {
+        Err(Status::unimplemented("there is no fabric here"))
+    }
+
     async fn status(&self, _: Request<v1::StatusRequest>) -> Reply<v1::StatusReply> {
         Ok(Response::new(v1::StatusReply::default()))
     }

@@ -54,6 +54,7 @@ spec:
       ports:
         - { name: grpc, containerPort: 7070 }
         - { name: http, containerPort: 7071 }
+      # Not /readyz: that ends with the run, and a StatefulSet replaces no pod that is not ready.
       {{- include "quorum.probes" (dict "root" . "port" "http" "ready" "/healthz") | nindent 6 }}
       {{- include "quorum.containerSecurity" . | nindent 6 }}
       resources: {{- toYaml .Values.coordinator.resources | nindent 8 }}

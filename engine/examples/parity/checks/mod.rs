@@ -5,7 +5,7 @@ mod grpo;
 mod images;
 mod tensors;
 
-use quorum_engine::{Device, Engine};
+use quorum_engine::{Devices, Engine};
 use quorum_model::{Checkpoint, EncodedPrompt, Partition};
 use serde_json::Value;
 use std::error::Error;
@@ -48,13 +48,13 @@ pub struct Fixture {
     pub prompts: Vec<EncodedPrompt>,
 }
 
-/// All checks of one directory, with the engine on `device`.
-pub fn run(dir: &Path, device: Device) -> Result<Report> {
+/// All checks of one directory, with the engine on `devices`.
+pub fn run(dir: &Path, devices: impl Into<Devices>) -> Result<Report> {
     let mut report = Report::default();
     let checkpoint = Checkpoint::open(dir)?;
     let weights = checkpoint.load_weights()?;
     let parts = Partition::full(checkpoint.layout.clone());
-    let engine = Engine::loader_on(device, &checkpoint.config, parts, false, 2)?.finish()?;
+    let engine = Engine::loader_on(devices, &checkpoint.config, parts, false, 2)?.finish()?;
     let json: Value = serde_json::from_slice(&std::fs::read(dir.join("expected.json"))?)?;
     let tensors = Tensors::read(&dir.join("expected.safetensors"))?;
     let mut fixture = Fixture { dir: dir.to_owned(), checkpoint, weights, engine, json, tensors, prompts: Vec::new() };

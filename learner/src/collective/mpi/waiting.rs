@@ -175,7 +175,7 @@ pub(super) fn watchdog(deadline: Duration, why: &'static str) -> mpsc::Sender<()
     let (guard, ended) = mpsc::channel::<()>();
     std::thread::spawn(move || {
         if ended.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("error: {why} (after {:.0} s)", deadline.as_secs_f64());
+            quorum_core::logging::fail(&format!("{why} (after {:.0} s)", deadline.as_secs_f64()));
             std::process::exit(1);
         }
     });

@@ -1,4 +1,4 @@
-//! The functions of the CUDA driver and of NCCL that the group needs, looked up in the libraries of the machine when a group first forms.
+//! The functions of the CUDA driver and of NCCL that Quorum calls itself, looked up in the libraries of the machine at the first use.
 //! The types are cudarc's; its loader is not used, because it does not look for `libnccl.so.2` and panics where there is no library.
 
 use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUstream};
@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 /// What NCCL's and the driver's functions return; 0 is success.
 pub type Code = c_int;
 
+/// What was called goes on in the background.
 pub const IN_PROGRESS: Code = 7;
 /// cuStreamQuery: work of the stream is still under way.
 pub const NOT_READY: Code = 600;
@@ -17,11 +18,14 @@ macro_rules! table {
     ($(#[$doc:meta])* $table:ident, $names:expr, { $($field:ident: $symbol:literal fn($($argument:ty),*) -> $result:ty,)* }) => {
         $(#[$doc])*
         pub struct $table {
-            $(pub $field: unsafe extern "C" fn($($argument),*) -> $result,)*
+            $(#[doc = $symbol] pub $field: unsafe extern "C" fn($($argument),*) -> $result,)*
         }
 
         impl $table {
             /// The machine's library, loaded at the first call and kept for ever.
+            ///
+            /// # Errors
+            /// There is none, or one that is too old.
             pub fn get() -> Result<&'static Self, String> {
                 static TABLE: OnceLock<Result<$table, String>> = OnceLock::new();
                 TABLE.get_or_init(Self::load).as_ref().map_err(Clone::clone)
@@ -84,6 +88,9 @@ table!(
         init: "ncclCommInitRankConfig" fn(*mut ncclComm_t, c_int, ncclUniqueId, c_int, *mut ncclConfig_t) -> Code,
         state: "ncclCommGetAsyncError" fn(ncclComm_t, *mut Code) -> Code,
         abort: "ncclCommAbort" fn(ncclComm_t) -> Code,
+        finalize: "ncclCommFinalize" fn(ncclComm_t) -> Code,
+        destroy: "ncclCommDestroy" fn(ncclComm_t) -> Code,
+        all_reduce: "ncclAllReduce" fn(*const c_void, *mut c_void, usize, c_int, c_int, ncclComm_t, CUstream) -> Code,
         reduce_scatter: "ncclReduceScatter" fn(*const c_void, *mut c_void, usize, c_int, c_int, ncclComm_t, CUstream) -> Code,
         all_gather: "ncclAllGather" fn(*const c_void, *mut c_void, usize, c_int, ncclComm_t, CUstream) -> Code,
         broadcast: "ncclBroadcast" fn(*const c_void, *mut c_void, usize, c_int, c_int, ncclComm_t, CUstream) -> Code,
@@ -97,6 +104,9 @@ table!(
 
 impl Driver {
     /// `Ok` for success, else the driver's name of the error.
+    ///
+    /// # Errors
+    /// Any other code than 0.
     pub fn check(&self, what: &str, code: Code) -> Result<(), String> {
         if code == 0 {
             return Ok(());
@@ -113,6 +123,9 @@ impl Driver {
 
 impl Functions {
     /// `Ok` for success or "in progress", else NCCL's words.
+    ///
+    /// # Errors
+    /// Any other code.
     pub fn check(&self, code: Code) -> Result<(), String> {
         if code == 0 || code == IN_PROGRESS {
             return Ok(());

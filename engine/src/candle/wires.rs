@@ -1,0 +1,68 @@
+//! How the shards of an engine add their activations: through the memory of the host, or over NCCL between GPUs.
+
+#[cfg(all(feature = "cuda", feature = "nccl"))]
+use super::nccl::Ring;
+use super::team::Seat;
+use crate::device::{Device, Devices};
+use crate::error::EngineError;
+use candle_core::Tensor;
+use std::sync::Arc;
+
+type Result<T> = std::result::Result<T, EngineError>;
+
+/// The way between the devices of an engine.
+pub enum Wires {
+    /// Every shard adds all tensors in the order of the shards.
+    Host,
+    #[cfg(all(feature = "cuda", feature = "nccl"))]
+    Nccl(Ring),
+}
+
+impl Wires {
+    /// Between `devices`, nothing formed yet.
+    pub fn new(devices: &Devices) -> Self {
+        match devices.first() {
+            #[cfg(all(feature = "cuda", feature = "nccl"))]
+            Device::Cuda(_) if devices.count() > 1 => Self::Nccl(Ring::new(devices)),
+            Device::Cpu | Device::CandleCpu | Device::Cuda(_) => Self::Host,
+        }
+    }
+
+    /// Called by every shard at the start of a call: makes the way if it is not there or was cut.
+    pub fn ready(&self, seat: Seat) -> Result<()> {
+        match self {
+            Self::Host => {
+                let _ = seat;
+                Ok(())
+            }
+            #[cfg(all(feature = "cuda", feature = "nccl"))]
+            Self::Nccl(ring) => ring.form(seat),
+        }
+    }
+
+    /// The sum of the shards' tensors.
+    pub fn sum(&self, seat: Seat, x: Tensor) -> Result<Tensor> {
+        match self {
+            Self::Host => {
+                let all = seat.meet(Arc::new(x))?;
+                let mut tensors = all.iter().filter_map(|item| item.downcast_ref::<Tensor>());
+                let lost = || EngineError::Device("the shards of a model lost step; please report this".into());
+                let first = tensors.next().ok_or_else(lost)?.clone();
+                let mut count = 1;
+                let sum = tensors.inspect(|_| count += 1).try_fold(first, |sum, x| sum + x)?;
+                if count == seat.world() { Ok(sum) } else { Err(lost()) }
+            }
+            #[cfg(all(feature = "cuda", feature = "nccl"))]
+            Self::Nccl(ring) => ring.sum(seat, x),
+        }
+    }
+
+    /// Ends sums under way on all devices.
+    pub fn cut(&self) {
+        match self {
+            Self::Host => {}
+            #[cfg(all(feature = "cuda", feature = "nccl"))]
+            Self::Nccl(ring) => ring.cut(),
+        }
+    }
+}
