@@ -9,6 +9,7 @@ mod import;
 mod plan;
 mod report;
 mod run;
+mod running;
 mod status;
 mod view;
 mod watch;

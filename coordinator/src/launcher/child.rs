@@ -21,6 +21,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Last lines of stderr kept for messages.
 const LINES: usize = 20;
 const LONGEST_LINE: usize = 2000;
+/// How long the last words of a child that has ended are waited for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Time without any processor time after which a silent child is ended.
 const WATCHED: Duration = Duration::from_secs(2);
 
@@ -79,6 +81,10 @@ impl Child {
     fn end_hung(&mut self) {
         if let State::Running(process, _) = &mut self.state {
             self.hung = true;
+            if let (true, Ok(group)) = (self.launch.group, i32::try_from(process.id())) {
+                // SAFETY: a signal to the group of a child that is not reaped yet, so the id is still its own.
+                unsafe { libc::kill(-group, libc::SIGKILL) };
+            }
             // An error means that it has ended already.
             let _ = process.kill();
         }
@@ -108,8 +114,7 @@ impl Child {
                 Ok(None) => Vec::new(),
                 Ok(Some(status)) => {
                     let (pid, reader) = (process.id(), reader.take());
-                    // The last words are in the pipe.
-                    drop(reader.map(JoinHandle::join));
+                    hear_out(reader);
                     self.ended(pid, status)
                 }
                 Err(e) => {
@@ -239,6 +244,14 @@ fn message(line: &str) -> String {
 fn is_root() -> bool {
     // SAFETY: geteuid cannot fail and touches nothing.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// Waits until the pipe is empty. A process that the child has left behind may hold it open for longer: that one is not waited for.
+fn hear_out(reader: Option<JoinHandle<()>>) {
+    let began = Instant::now();
+    while reader.as_ref().is_some_and(|r| !r.is_finished()) && began.elapsed() < LAST_WORDS {
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Copies stderr to the log and keeps the last lines.

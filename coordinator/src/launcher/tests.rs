@@ -136,10 +136,22 @@ fn a_program_that_is_not_there_is_named() {
 }
 
 #[test]
+fn what_a_child_leaves_behind_holds_nobody_up() {
+    let tmp = tempfile::tempdir().unwrap();
+    // It holds the pipe of stderr for longer than the test waits.
+    let script = "setsid sleep 60 & echo 'error: no such thing' >&2; exit 3";
+    let (launcher, events) = start(vec![shell("w", script)], tmp.path());
+    assert!(matches!(events.recv_timeout(WAIT).unwrap(), ChildEvent::Gone { .. }));
+    let ChildEvent::Restart { why, .. } = events.recv_timeout(WAIT).unwrap() else { panic!("a restart was due") };
+    assert_eq!(why, "exit status 3: error: no such thing");
+    drop(launcher);
+}
+
+#[test]
 fn a_stopped_rank_ends_its_whole_group() {
     let tmp = tempfile::tempdir().unwrap();
     let file = tmp.path().join("rank");
-    let script = format!("sleep 600 & echo $! > {f}.tmp; mv {f}.tmp {f}; wait", f = file.display());
+    let script = format!("trap '' HUP; sleep 600 & echo $! > {f}.tmp; mv {f}.tmp {f}; wait", f = file.display());
     let starter = Launch { group: true, ..shell("learner", &script) };
     let (_launcher, events, tell, _) = start_watched(vec![starter], tmp.path());
     let began = Instant::now();
