@@ -164,6 +164,7 @@ fn material(config: RunConfig) -> Result<(Material, Hashes), PrepareError> {
     let mut train = training_data(&config)?;
     usable("data.train", &ruler, &mut train, Followed::of_training(&config))?;
     hashes.push(("data_train", train.digest()));
+    hashes.push(("data_shown", train.shown_digest()));
     let mut test = if config.eval.enabled && !config.data.test.is_empty() { Some(test_data(&config)?) } else { None };
     if let Some(test) = &mut test {
         usable("data.test", &ruler, test, Followed::Sampled)?;
@@ -179,8 +180,9 @@ fn material(config: RunConfig) -> Result<(Material, Hashes), PrepareError> {
     Ok((Material::new(config, toml, train, test, model), hashes))
 }
 
-/// The questions of a run that is only looked at, and why there are none where the data is gone. Neither the model nor the test data is opened.
-pub(crate) fn looked_at(config: RunConfig) -> Result<(Material, Option<String>), PrepareError> {
+/// The questions of a run that is only looked at, and why there are none where the data is gone or is not what `seen`, the run's digest of it, says.
+/// Neither the model nor the test data is opened.
+pub(crate) fn looked_at(config: RunConfig, seen: Option<&str>) -> Result<(Material, Option<String>), PrepareError> {
     let toml = config::to_toml(&config)?;
     // Labels and responses are not shown.
     let none = || "none".to_owned();
@@ -189,6 +191,10 @@ pub(crate) fn looked_at(config: RunConfig) -> Result<(Material, Option<String>),
     // The browser decodes what it shows.
     let options = OpenOptions { check: ImageCheck::Header, ..OpenOptions::from(&questions) };
     let (train, gone) = match Dataset::open(path, &options) {
+        Ok(train) if seen.is_some_and(|seen| train.shown_digest() != seen) => {
+            let why = format!("{} holds other questions or images than the run had", path.display());
+            (Dataset::absent(path), Some(why))
+        }
         Ok(train) => (train, None),
         Err(e) => (Dataset::absent(path), Some(e.to_string())),
     };

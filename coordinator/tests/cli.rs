@@ -351,6 +351,10 @@ fn a_report_needs_neither_the_data_nor_a_writable_directory() {
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(out.status.success() && said.contains("gone.parquet") && said.contains("--data"), "{said}");
     assert!(std::fs::read_to_string(&to).unwrap().contains("questions and images are not shown"));
+    // Other data is not shown beside the votes of the run's.
+    let out = report(&["--data", repository().join("assets/data/test.parquet").to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success() && said.contains("holds other questions or images"), "{said}");
     // Commits that only the log has are not silently left out.
     std::fs::write(run.join("ledger.db-wal"), "x").unwrap();
     let out = report(&[]);

@@ -69,7 +69,7 @@ fn one(device: usize) -> Result<(), CollectiveError> {
         vec![7; len]
     };
     broadcast(&mut group, start, 4 * TOTAL as u64, Way::Send(&mut give))?;
-    group.close()?;
+    group.close(Instant::now())?;
     row("form, broadcast of 256 MiB in parts, leave", start, sent == 4 * TOTAL)
 }
 

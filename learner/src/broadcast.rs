@@ -125,7 +125,7 @@ fn send(
         policy_to_le(weights.get(from..from.saturating_add(len / size)).unwrap_or_default(), precision)
     };
     broadcast(&mut group, start, total, Way::Send(&mut give))?;
-    group.close()?;
+    group.close(start)?;
     metric::WEIGHT_SYNC_BYTES.with(["nccl"]).increment(total);
     let (version, members) = (round.version, round.members.len());
     tracing::debug!(version, members, bytes = total, seconds = start.elapsed().as_secs_f64(), "weights broadcast");

@@ -134,7 +134,7 @@ impl Member {
         let total = incoming.total();
         broadcast(&mut group, start, total, Way::Take(&mut |part| incoming.add(part))).map_err(lost)?;
         let fetched = incoming.finish().map_err(|e| ("checksum", e));
-        if let Err(error) = group.close() {
+        if let Err(error) = group.close(start) {
             // Every byte is here: what the others still miss is theirs to say.
             tracing::debug!(%error, version = round.version, "the broadcast's group ended early");
         }

@@ -80,6 +80,7 @@ async fn drive(options: &RunOptions) -> anyhow::Result<ExitCode> {
         conclude(&finish(&material, &dir)?, style);
         asked_to_stop().await?;
         running.end(&RunEnd::Stopped).await;
+        dir.remove(ENDPOINTS);
         return Ok(ExitCode::SUCCESS);
     }
     running.end(&end).await;

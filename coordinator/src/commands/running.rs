@@ -48,6 +48,7 @@ pub(super) fn begin(
         run_dir: &dir.path().display().to_string(),
         grpc: &grpc.to_string(),
         http: &http.to_string(),
+        tls: !material.config.cluster.tls_cert.is_empty(),
         train: material.train_len() as u64,
         train_aside,
         questions: u64::from(material.questions()),
@@ -116,9 +117,7 @@ impl Running {
                 tracing::error!("{e}");
             }
         }
-        if told {
-            self.server.farewell().await;
-        }
+        self.server.farewell().await;
         self.server.stop().await;
         if let Some(trace) = self.trace
             && let Err(e) = tokio::task::spawn_blocking(move || trace.close()).await

@@ -21,9 +21,12 @@ pub(super) fn source(run_dir: &Path, data: Option<&Path>) -> anyhow::Result<Arc<
     let figures = figures_by_version(&recovery.evaluations, questions);
     let evaluations = serde_json::to_value(figures)?;
     let run_id = history.meta.get("run_id").cloned().unwrap_or_default();
-    let (material, gone) = looked_at(config)?;
+    // Records that the run set aside are not known here, and would be in the digest.
+    let whole = history.meta.get("set_aside").is_some_and(|n| n == "0");
+    let seen = history.meta.get("data_shown").filter(|_| whole);
+    let (material, gone) = looked_at(config, seen.map(String::as_str))?;
     let note = gone.map(|e| {
-        format!("questions and images are not shown, because the data of the run cannot be read ({e}); say where it is now with --data PATH")
+        format!("questions and images are not shown, because the data of the run is not there ({e}); say where it is now with --data PATH")
     });
     if let Some(note) = &note {
         quorum_core::logging::tell(&format!("note: {note}"));

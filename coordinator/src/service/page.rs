@@ -113,7 +113,7 @@ fn entry(request: &Request, token: &Token, tls: bool) -> Entry {
         Some(given) if bearer(given) => Entry::Admit {
             // Over plain HTTP a browser would drop a secure cookie.
             cookie: format!("{COOKIE}{given}; Path=/; HttpOnly; SameSite=Strict{}", if tls { "; Secure" } else { "" }),
-            to: format!("/{}", path.trim_start_matches('/')),
+            to: format!("/{}", path.trim_start_matches(['/', '\\'])),
         },
         _ => Entry::Closed,
     }

@@ -26,6 +26,8 @@ pub struct Start<'a> {
     pub run_dir: &'a str,
     pub grpc: &'a str,
     pub http: &'a str,
+    /// Whether the page is HTTPS.
+    pub tls: bool,
     pub train: u64,
     pub train_aside: u64,
     pub questions: u64,
@@ -81,7 +83,7 @@ impl Progress {
     /// Where the run is and what it works on; said once.
     pub fn start(&self, start: &Start<'_>) {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let Start { run_dir, grpc, http, train, train_aside, questions, questions_aside } = start;
+        let Start { run_dir, grpc, http, tls, train, train_aside, questions, questions_aside } = start;
         if self.style == Style::Json {
             let line = json!({
                 "event": "start", "run_dir": run_dir, "grpc": grpc, "http": http,
@@ -91,7 +93,8 @@ impl Progress {
             say(&line.to_string());
             return;
         }
-        self.say(&shown, &format!("run directory {run_dir} · gRPC {grpc} · http://{http}/"));
+        let scheme = if *tls { "https" } else { "http" };
+        self.say(&shown, &format!("run directory {run_dir} · gRPC {grpc} · {scheme}://{http}/"));
         let aside = |n: u64| if n == 0 { String::new() } else { format!(" ({n} set aside)") };
         let held_out = match questions {
             0 => "no held-out questions".to_owned(),

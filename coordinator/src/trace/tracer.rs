@@ -136,6 +136,7 @@ impl Tracer {
     fn leave(&mut self, at: SystemTime, whole: bool) {
         for (_, mut lease) in std::mem::take(&mut self.leases) {
             lease.failed = Some("cut off");
+            lease.attributes.push(("outcome", Value::Text("cut off".to_owned())));
             self.finish(lease, at);
         }
         self.attempts.clear();

@@ -57,7 +57,7 @@ pub struct MemberFlags {
     pub insecure: bool,
     /// What this process's GPU reaches the learner's by: workers that give the same name as the learner take new weights from it by NCCL broadcast
     /// (with several devices: on the first). Needs an executable with NCCL.
-    #[arg(long, value_name = "NAME", env = "QUORUM_FABRIC")]
+    #[arg(long, value_name = "NAME", env = "QUORUM_FABRIC", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub fabric: Option<String>,
     /// Seconds to wait for a coordinator at the start.
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]

@@ -215,13 +215,13 @@ impl Communicator {
         Ok(())
     }
 
-    /// Leaves a group whose work is done on all ranks, once what this rank still sends has gone out: an abort could take it from the others.
+    /// Leaves a group whose work is done on all ranks, once what this rank still sends has gone out: an abort could take it from the others. `start` and
+    /// the group's deadline bound this, too.
     ///
     /// # Errors
     /// As for `call`; the group has ended all the same.
-    pub fn close(mut self) -> Result<(), CollectiveError> {
+    pub fn close(mut self, start: Instant) -> Result<(), CollectiveError> {
         const CLOSE: &str = "leaving the group";
-        let start = Instant::now();
         if self.handle.is_null() {
             return Err(CollectiveError::failed(CLOSE, start, "the group has ended".to_owned()));
         }

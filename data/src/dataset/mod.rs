@@ -168,6 +168,15 @@ impl Dataset {
 
     /// BLAKE3 (hex) of all usable records: rows, texts and images. Two data sets with the same digest give the same run.
     pub fn digest(&self) -> String {
+        self.hash(|r| vec![r.id.as_ref(), Some(&r.question), r.answer.as_ref(), r.response.as_ref()])
+    }
+
+    /// BLAKE3 (hex) of what is shown of all usable records: rows, questions and images.
+    pub fn shown_digest(&self) -> String {
+        self.hash(|r| vec![Some(&r.question)])
+    }
+
+    fn hash<'a>(&'a self, texts: impl Fn(&'a Record) -> Vec<Option<&'a String>>) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: Option<&[u8]>| {
             hasher.update(&bytes.map_or(u64::MAX, |b| b.len() as u64).to_le_bytes());
@@ -175,7 +184,7 @@ impl Dataset {
         };
         for record in &self.records {
             field(Some(&record.row.to_le_bytes()));
-            for text in [record.id.as_ref(), Some(&record.question), record.answer.as_ref(), record.response.as_ref()] {
+            for text in texts(record) {
                 field(text.map(String::as_bytes));
             }
             field(Some(&(record.images.len() as u64).to_le_bytes()));
