@@ -9,6 +9,10 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// A checkpoint whose files are older is nobody's work any more.
+const WRITING: Duration = Duration::from_secs(60);
 
 /// Addresses and process id of the coordinator, while one runs.
 pub const ENDPOINTS: &str = "endpoints.json";
@@ -194,10 +198,22 @@ impl RunDir {
         Ok(())
     }
 
-    /// Removes what a learner left that the ledger does not name (INV-10).
+    /// Removes what a learner left that the ledger does not name (INV-10). What is being written stays: its learner may have outlived the coordinator before.
     pub fn remove_unnamed_checkpoints(&self, named: &[CheckpointRow]) {
         let named: BTreeSet<&str> = named.iter().map(|c| c.name.as_str()).collect();
-        self.remove_checkpoints(|name| !named.contains(name));
+        self.remove_checkpoints(|name| !named.contains(name) && !self.in_the_making(name));
+    }
+
+    /// Whether somebody has written to this checkpoint, which has no name of its own yet, within the last minute.
+    fn in_the_making(&self, name: &str) -> bool {
+        let dir = self.path.join("checkpoints").join(name);
+        // A time to come is another machine's clock.
+        let fresh = |path: &Path| {
+            let written = fs::metadata(path).and_then(|m| m.modified());
+            written.is_ok_and(|at| at.elapsed().map_or(true, |age| age < WRITING))
+        };
+        let files = || fs::read_dir(&dir).into_iter().flatten().flatten();
+        name.starts_with(".tmp-") && (fresh(&dir) || files().any(|file| fresh(&file.path())))
     }
 
     /// Keeps the newest `keep` of the named checkpoints. Unnamed ones may be in the making.
@@ -250,7 +266,11 @@ mod tests {
         dir.prune_checkpoints(&named, 2);
         let there = |n: &str| dir.checkpoint(n).exists();
         assert_eq!(names.map(there), [false, true, true, true]);
-        dir.remove_unnamed_checkpoints(&named);
-        assert_eq!(names.map(there), [false, true, true, false]);
+        dir.remove_unnamed_checkpoints(&named[..1]);
+        assert_eq!(names.map(there), [false, false, true, true], "one may be in the making");
+        let making = File::open(dir.checkpoint(".tmp-step-000004")).unwrap();
+        making.set_modified(std::time::SystemTime::now() - 2 * WRITING).unwrap();
+        dir.remove_unnamed_checkpoints(&named[..1]);
+        assert_eq!(names.map(there), [false, false, true, false]);
     }
 }
