@@ -98,6 +98,11 @@ impl Material {
         self.train.len()
     }
 
+    /// The digest of what is shown of the training data: [`Dataset::shown_digest`].
+    pub fn shown_digest(&self) -> String {
+        self.train.shown_digest()
+    }
+
     /// Records of the data that are not used, with the name of their set.
     pub fn set_aside(&self) -> impl Iterator<Item = (&'static str, &SetAside)> {
         let train = self.train.set_aside().iter().map(|s| ("train", s));

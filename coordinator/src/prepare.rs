@@ -132,6 +132,7 @@ pub async fn prepare(request: &RunRequest, config: RunConfig) -> Result<Prepared
                 Write::Meta { key: "train_rows", value: material.train_len().to_string() },
                 Write::Meta { key: "test_rows", value: material.questions().to_string() },
                 Write::Meta { key: "set_aside", value: (aside_train + aside_test).to_string() },
+                Write::Meta { key: "data_shown", value: material.shown_digest() },
                 Write::Meta { key: "quorum_version", value: env!("CARGO_PKG_VERSION").to_owned() },
             ];
             meta.extend(hashes.into_iter().map(|(key, value)| Write::Meta { key, value }));
@@ -164,7 +165,6 @@ fn material(config: RunConfig) -> Result<(Material, Hashes), PrepareError> {
     let mut train = training_data(&config)?;
     usable("data.train", &ruler, &mut train, Followed::of_training(&config))?;
     hashes.push(("data_train", train.digest()));
-    hashes.push(("data_shown", train.shown_digest()));
     let mut test = if config.eval.enabled && !config.data.test.is_empty() { Some(test_data(&config)?) } else { None };
     if let Some(test) = &mut test {
         usable("data.test", &ruler, test, Followed::Sampled)?;

@@ -90,7 +90,7 @@ pub(crate) fn same_content(stored: &Stored, hashes: &Hashes) -> Result<(), Prepa
     for (key, hash) in hashes {
         let name = match *key {
             "model_files" | "frozen_sha256" => "model.path",
-            "data_train" | "data_shown" => "data.train",
+            "data_train" => "data.train",
             _ => "data.test",
         };
         if stored.meta.get(*key).is_some_and(|then| then != hash) {

@@ -91,12 +91,17 @@ pub fn is_json() -> bool {
     JSON.load(Ordering::Relaxed)
 }
 
+/// A line on stderr as it stands, in one write: lines of several processes do not mix. A reader that went away is no error.
+pub fn line(text: &str) {
+    let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+}
+
 /// A line on stderr that no filter hides. A reader that went away is no error.
 pub fn tell(text: &str) {
     if is_json() {
         say("INFO", text);
     } else {
-        let _ = writeln!(std::io::stderr().lock(), "{text}");
+        line(text);
     }
 }
 
@@ -105,14 +110,14 @@ pub fn fail(error: &str) {
     if is_json() {
         say("ERROR", error);
     } else {
-        let _ = writeln!(std::io::stderr().lock(), "error: {error}");
+        line(&format!("error: {error}"));
     }
 }
 
 fn say(level: &str, message: &str) {
-    let mut line = head(level, "quorum");
-    line.insert("message".into(), message.into());
-    let _ = writeln!(std::io::stderr().lock(), "{}", Value::Object(line));
+    let mut fields = head(level, "quorum");
+    fields.insert("message".into(), message.into());
+    line(&Value::Object(fields).to_string());
 }
 
 /// The fields that come first, the message still empty.

@@ -18,6 +18,14 @@ pub enum Device {
 }
 
 impl Device {
+    /// Its number, of a CUDA device.
+    pub fn ordinal(self) -> Option<usize> {
+        match self {
+            Self::Cuda(n) => Some(n),
+            Self::Cpu | Self::CandleCpu => None,
+        }
+    }
+
     /// Refuses what this executable or this machine cannot do.
     ///
     /// # Errors
@@ -122,7 +130,7 @@ impl Devices {
 
     /// Whether they are CUDA devices.
     pub fn is_cuda(&self) -> bool {
-        matches!(self.first(), Device::Cuda(_))
+        self.first().ordinal().is_some()
     }
 
     /// Backend, devices and instruction set, for the record of a run.

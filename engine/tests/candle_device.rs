@@ -7,10 +7,10 @@ mod candle_support;
 mod common;
 
 use candle_support::{device, max_abs_diff, worst_tensor};
-use common::{FAMILIES, Model, fixture, model_of};
-use quorum_core::config::{LoraSection, Precision, TrainSection};
+use common::{ADAPTED, FAMILIES, Model, fixture, loaded, lora, model_of, objective};
+use quorum_core::config::{Precision, TrainSection};
 use quorum_engine::{AdamW, Device, Engine, GenRequest, Pack, PackScores, Sample, Trainer, VisionTrace};
-use quorum_model::{Checkpoint, Layout, Partition, RawTensor, SaveDtype};
+use quorum_model::{Checkpoint, Layout};
 use std::path::PathBuf;
 
 /// Largest relative distance of a tensor's gradient; largest distance of a log-prob, entropy or logit, nats.
@@ -19,33 +19,7 @@ const SCORE: f32 = 2e-4;
 
 fn engine(on: Device, m: &Model, train: &TrainSection, threads: usize) -> Engine {
     device();
-    let parts = Partition::of(&m.checkpoint.config, &m.checkpoint.layout, train).unwrap();
-    let mut loader = Engine::loader_on(on, &m.checkpoint.config, parts, false, threads).unwrap();
-    for e in m.checkpoint.layout.entries() {
-        let bytes: Vec<u8> = m.weights[e.range.clone()].iter().flat_map(|x| x.to_le_bytes()).collect();
-        loader.put(&e.name, &RawTensor::new(SaveDtype::F32, &bytes)).unwrap();
-    }
-    loader.finish().unwrap()
-}
-
-/// The trainable slab of a model: its own tensors, and adapters whose B is not zero.
-fn slab(m: &Model, e: &Engine) -> Vec<f32> {
-    let mut slab = e.partition().fresh_adapters(3);
-    for entry in e.layout().entries() {
-        if let Some(own) = m.checkpoint.layout.get(&entry.name) {
-            slab[entry.range.clone()].copy_from_slice(&m.weights[own.range.clone()]);
-        } else if entry.name.contains("lora_B") {
-            for (i, x) in slab[entry.range.clone()].iter_mut().enumerate() {
-                *x = ((i * 37 + entry.range.start) % 101) as f32 * 0.002 - 0.1;
-            }
-        }
-    }
-    slab
-}
-
-fn objective(i: usize, s: &PackScores) -> Vec<Vec<f32>> {
-    let row = |(c, l): (usize, &Vec<f32>)| (0..l.len()).map(|t| ((i * 5 + c * 3 + t) % 7) as f32 - 2.5).collect();
-    s.logprobs.iter().enumerate().map(row).collect()
+    loaded(on, &m.checkpoint, &m.weights, train, false, threads).unwrap()
 }
 
 fn sampled<'a>(m: &'a Model, e: &Engine, slab: &[f32]) -> (Vec<GenRequest<'a>>, Vec<Vec<Sample>>) {
@@ -64,7 +38,7 @@ fn assert_scores(what: &str, found: &[PackScores], expected: &[PackScores]) {
 /// Scores and gradients of both backends on packs sampled by the `cpu` backend.
 fn compare(what: &str, m: &Model, train: &TrainSection, checkpointing: bool) -> Vec<f32> {
     let (cpu, candle) = (engine(Device::Cpu, m, train, 2), engine(Device::CandleCpu, m, train, 1));
-    let slab = slab(m, &cpu);
+    let slab = m.slab(&cpu);
     let (groups, samples) = sampled(m, &cpu, &slab);
     let packs = m.packs(&groups, &samples);
     assert_scores(
@@ -115,19 +89,10 @@ fn adapters_frozen_parts_and_rounded_weights_agree() {
         freeze: parts.iter().map(|p| p.to_string()).collect(),
         ..TrainSection::default()
     };
-    let lora = |targets: &[&str]| TrainSection {
-        lora: LoraSection { rank: 3, alpha: 6.0, targets: targets.iter().map(|t| t.to_string()).collect() },
-        ..TrainSection::default()
-    };
     for family in ["qwen2_5_vl", "qwen3_text"] {
         let m = model_of(family);
-        compare("some adapters", &m, &lora(&["q_proj", "v_proj", "down_proj"]), false);
-        compare(
-            "all adapters",
-            &m,
-            &lora(&["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]),
-            true,
-        );
+        compare("some adapters", &m, &lora(3, &["q_proj", "v_proj", "down_proj"]), false);
+        compare("all adapters", &m, &lora(3, &ADAPTED), true);
         compare("bf16", &m, &TrainSection { precision: Precision::Bf16, ..TrainSection::default() }, false);
         compare("no embeddings", &m, &freeze(&["embeddings"]), false);
     }

@@ -6,10 +6,9 @@ mod candle_support;
 mod common;
 
 use candle_support::{max_abs_diff, worst_tensor};
-use common::{FAMILIES, Model, model_of};
-use quorum_core::config::{LoraSection, TrainSection};
+use common::{ADAPTED, FAMILIES, Model, loaded, lora, model_of, objective};
+use quorum_core::config::TrainSection;
 use quorum_engine::{AdamW, Devices, Engine, EngineError, GenRequest, PackScores, Trainer};
-use quorum_model::{Partition, RawTensor, SaveDtype};
 
 /// Largest relative distance of a tensor's gradient; largest distance of a log-prob, entropy or logit.
 const GRADIENT: f64 = 1e-5;
@@ -18,43 +17,11 @@ const SCORE: f32 = 1e-4;
 fn try_engine(devices: usize, m: &Model, train: &TrainSection) -> Result<Engine, EngineError> {
     candle_support::device();
     let devices: Devices = vec!["candle-cpu"; devices].join("+").parse().unwrap();
-    let parts = Partition::of(&m.checkpoint.config, &m.checkpoint.layout, train).unwrap();
-    let mut loader = Engine::loader_on(devices, &m.checkpoint.config, parts, false, 1)?;
-    for e in m.checkpoint.layout.entries() {
-        let bytes: Vec<u8> = m.weights[e.range.clone()].iter().flat_map(|x| x.to_le_bytes()).collect();
-        loader.put(&e.name, &RawTensor::new(SaveDtype::F32, &bytes)).unwrap();
-    }
-    loader.finish()
+    loaded(devices, &m.checkpoint, &m.weights, train, false, 1)
 }
 
 fn engine(devices: usize, m: &Model, train: &TrainSection) -> Engine {
     try_engine(devices, m, train).unwrap()
-}
-
-/// The trainable slab of a model: its own tensors, and adapters whose B is not zero.
-fn slab(m: &Model, e: &Engine) -> Vec<f32> {
-    let mut slab = e.partition().fresh_adapters(3);
-    for entry in e.layout().entries() {
-        if let Some(own) = m.checkpoint.layout.get(&entry.name) {
-            slab[entry.range.clone()].copy_from_slice(&m.weights[own.range.clone()]);
-        } else if entry.name.contains("lora_B") {
-            for (i, x) in slab[entry.range.clone()].iter_mut().enumerate() {
-                *x = ((i * 37 + entry.range.start) % 101) as f32 * 0.002 - 0.1;
-            }
-        }
-    }
-    slab
-}
-
-fn objective(i: usize, s: &PackScores) -> Vec<Vec<f32>> {
-    let row = |(c, l): (usize, &Vec<f32>)| (0..l.len()).map(|t| ((i * 5 + c * 3 + t) % 7) as f32 - 2.5).collect();
-    s.logprobs.iter().enumerate().map(row).collect()
-}
-
-fn lora() -> TrainSection {
-    let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-    let targets = all.iter().map(|t| t.to_string()).collect();
-    TrainSection { lora: LoraSection { rank: 3, alpha: 6.0, targets }, ..TrainSection::default() }
 }
 
 /// Largest distance of a log-prob or an entropy.
@@ -67,7 +34,7 @@ fn off(found: &[PackScores], expected: &[PackScores]) -> f32 {
 /// Everything an engine is asked for, on `count` devices and on one.
 fn compare(what: &str, m: &Model, train: &TrainSection, count: usize, checkpointing: bool) {
     let (one, many) = (engine(1, m, train), engine(count, m, train));
-    let slab = slab(m, &one);
+    let slab = m.slab(&one);
     let logits = |e: &Engine| e.logits(&slab, &m.prompts[3]).unwrap();
     let logit = max_abs_diff(&logits(&many), &logits(&one));
     assert!(logit <= SCORE, "{what}: a logit is {logit} off");
@@ -112,7 +79,7 @@ fn two_and_four_devices_give_the_numbers_of_one() {
 fn adapters_and_frozen_weights_are_shared_out() {
     for name in ["qwen2_5_vl", "qwen3_text"] {
         let m = model_of(name);
-        compare(&format!("{name}, adapters"), &m, &lora(), 2, true);
+        compare(&format!("{name}, adapters"), &m, &lora(3, &ADAPTED), 2, true);
         let some = TrainSection { freeze: vec!["embeddings".into()], ..TrainSection::default() };
         compare(&format!("{name}, frozen embeddings"), &m, &some, 2, true);
     }
@@ -121,11 +88,11 @@ fn adapters_and_frozen_weights_are_shared_out() {
 /// A block's matrices are divided by the number of devices; the rest is on each of them.
 #[test]
 fn a_device_holds_its_part_of_the_blocks() {
-    for train in [TrainSection::default(), lora()] {
+    for train in [TrainSection::default(), lora(3, &ADAPTED)] {
         let m = model_of("qwen3_text");
         let bytes = |count| {
             let engine = engine(count, &m, &train);
-            engine.device_bytes(&slab(&m, &engine)).unwrap()
+            engine.device_bytes(&m.slab(&engine)).unwrap()
         };
         let matrix = |name: &str| name.contains(".layers.") && name.contains("proj");
         let entries = m.checkpoint.layout.entries().iter();

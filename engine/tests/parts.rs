@@ -4,43 +4,19 @@
 
 mod common;
 
-use common::{Model, bits, model_of};
-use quorum_core::config::{LoraSection, Precision, TrainSection};
-use quorum_engine::{AdamW, Engine, Pack, PackScores, Trainer};
+use common::{ADAPTED, Model, adapters, bits, loaded, lora, model_of, objective};
+use quorum_core::config::{Precision, TrainSection};
+use quorum_engine::{AdamW, Device, Engine, Pack, PackScores, Trainer};
 use quorum_model::{Layout, Part, Partition, RawTensor, SaveDtype};
-
-fn lora(rank: u32, targets: &[&str]) -> TrainSection {
-    let targets = targets.iter().map(|t| t.to_string()).collect();
-    TrainSection { lora: LoraSection { rank, alpha: 6.0, targets }, ..TrainSection::default() }
-}
-
-const ALL: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /// An engine of `train` with the frozen weights of `slab`, and the partition.
 fn engine(m: &Model, slab: &[f32], train: &TrainSection, bf16: bool, threads: usize) -> Engine {
-    let parts = Partition::of(&m.checkpoint.config, &m.checkpoint.layout, train).unwrap();
-    let mut loader = Engine::loader(&m.checkpoint.config, parts, bf16, threads).unwrap();
-    for e in m.checkpoint.layout.entries() {
-        let bytes: Vec<u8> = slab[e.range.clone()].iter().flat_map(|x| x.to_le_bytes()).collect();
-        loader.put(&e.name, &RawTensor::new(SaveDtype::F32, &bytes)).unwrap();
-    }
-    loader.finish().unwrap()
+    loaded(Device::Cpu, &m.checkpoint, slab, train, bf16, threads).unwrap()
 }
 
 /// The trainable slab cut out of a whole one.
 fn cut(layout: &Layout, all: &Layout, slab: &[f32]) -> Vec<f32> {
     layout.entries().iter().flat_map(|e| slab[all.get(&e.name).unwrap().range.clone()].to_vec()).collect()
-}
-
-/// Adapters whose B is not zero.
-fn adapters(engine: &Engine) -> Vec<f32> {
-    let mut slab = engine.partition().fresh_adapters(3);
-    for e in engine.layout().entries().iter().filter(|e| e.name.contains("lora_B")) {
-        for (i, x) in slab[e.range.clone()].iter_mut().enumerate() {
-            *x = ((i * 37 + e.range.start) % 101) as f32 * 0.002 - 0.1;
-        }
-    }
-    slab
 }
 
 /// W + scale · B·A for every adapter.
@@ -59,11 +35,6 @@ fn merged(m: &Model, engine: &Engine, slab: &[f32]) -> Vec<f32> {
     out
 }
 
-fn objective(i: usize, s: &PackScores) -> Vec<Vec<f32>> {
-    let row = |(c, l): (usize, &Vec<f32>)| (0..l.len()).map(|t| ((i * 5 + c * 3 + t) % 7) as f32 - 2.5).collect();
-    s.logprobs.iter().enumerate().map(row).collect()
-}
-
 fn gradient(engine: Engine, slab: &[f32], m: &Model, packs: &[Pack]) -> (Vec<f32>, Vec<PackScores>) {
     let mut trainer = Trainer::new(engine, 2, AdamW::default());
     let scores = trainer.accumulate(slab, packs, &m.policy(), &objective).unwrap();
@@ -78,7 +49,7 @@ fn norm(x: &[f32]) -> f64 {
 fn fresh_adapters_change_no_bit_of_the_policy() {
     for family in ["qwen2_5_vl", "qwen3_text"] {
         let m = model_of(family);
-        let e = engine(&m, &m.weights, &lora(4, &ALL), false, 2);
+        let e = engine(&m, &m.weights, &lora(4, &ADAPTED), false, 2);
         let slab = e.partition().fresh_adapters(1);
         assert!(norm(&slab) > 0.1 && slab.len() * 3 < m.weights.len());
         assert_eq!(
@@ -91,7 +62,9 @@ fn fresh_adapters_change_no_bit_of_the_policy() {
 
 #[test]
 fn adapters_are_the_merged_model() {
-    for (family, targets) in [("qwen2_5_vl", &ALL[..]), ("qwen2_5_vl", &["k_proj", "up_proj"]), ("qwen2_text", &ALL)] {
+    for (family, targets) in
+        [("qwen2_5_vl", &ADAPTED[..]), ("qwen2_5_vl", &["k_proj", "up_proj"]), ("qwen2_text", &ADAPTED)]
+    {
         let m = model_of(family);
         let e = engine(&m, &m.weights, &lora(3, targets), false, 1);
         let slab = adapters(&e);
@@ -108,7 +81,7 @@ fn adapters_are_the_merged_model() {
 fn rollout_logprobs_are_those_of_training_with_adapters() {
     for (family, bf16) in [("qwen2_5_vl", false), ("qwen3_text", true)] {
         let m = model_of(family);
-        let e = engine(&m, &m.weights, &lora(5, &ALL), bf16, 2);
+        let e = engine(&m, &m.weights, &lora(5, &ADAPTED), bf16, 2);
         let slab = adapters(&e);
         let groups = m.requests();
         let samples = e.generate(&slab, &groups, &|| false).unwrap();
@@ -117,7 +90,7 @@ fn rollout_logprobs_are_those_of_training_with_adapters() {
         let scores = e.score(&slab, &packs, &m.policy()).unwrap();
         assert_eq!(bits(scores.iter().flat_map(|s| &s.logprobs)), sampled, "{family}");
         assert_eq!(gradient(e, &slab, &m, &packs).1, scores);
-        let alone = engine(&m, &m.weights, &lora(5, &ALL), bf16, 1);
+        let alone = engine(&m, &m.weights, &lora(5, &ADAPTED), bf16, 1);
         for (g, want) in groups.iter().zip(&samples) {
             assert_eq!(&alone.generate(&slab, std::slice::from_ref(g), &|| false).unwrap()[0], want);
         }
@@ -128,7 +101,7 @@ fn rollout_logprobs_are_those_of_training_with_adapters() {
 #[test]
 fn adapter_gradients_follow_from_the_merged_models() {
     let m = model_of("qwen2_5_vl");
-    let e = engine(&m, &m.weights, &lora(3, &ALL), false, 2);
+    let e = engine(&m, &m.weights, &lora(3, &ADAPTED), false, 2);
     let (slab, parts) = (adapters(&e), e.partition().clone());
     let whole = merged(&m, &e, &slab);
     let (groups, samples) = sampled(&m);
@@ -194,7 +167,7 @@ fn frozen_bf16_is_the_f32_engine_on_the_same_values() {
         for e in m.checkpoint.layout.entries().iter().filter(|e| e.shape.len() > 1) {
             rounded[e.range.clone()].iter_mut().for_each(|x| *x = half(*x));
         }
-        let train = lora(4, &ALL);
+        let train = lora(4, &ADAPTED);
         let (wide, narrow) = (engine(&m, &rounded, &train, false, 2), engine(&m, &m.weights, &train, true, 1));
         let slab = adapters(&wide);
         let (groups, samples) = sampled(&m);

@@ -1,7 +1,7 @@
 //! The NCCL group on a machine with a GPU: `nccl_check DEVICE`. A group of one rank, with results and times, then a group of two whose other
 //! rank never comes, which must be an error at the deadline. Exit status 1 if either is not as it should be.
 
-use quorum_core::nccl::{Communicator, Way, broadcast};
+use quorum_core::nccl::{Communicator, Way, broadcast, new_id};
 use quorum_learner::collective::{Collective, CollectiveError, Nccl, Patience, shares};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -40,7 +40,8 @@ fn row(name: &str, start: Instant, good: bool) -> Result<(), CollectiveError> {
 /// Every call in a group of one: the library, the device and the stream do what the code expects.
 fn one(device: usize) -> Result<(), CollectiveError> {
     let start = Instant::now();
-    let mut group = Nccl::form(&Nccl::new_id()?, 0, 1, device, Patience::new(Duration::from_secs(60)))?;
+    let patience = || Patience::new(Duration::from_secs(60));
+    let mut group = Nccl(Communicator::form(&new_id()?, 0, 1, device, patience())?);
     row("form a group of one", start, true)?;
     let ranges = shares(TOTAL, 1);
     let slab: Vec<f32> = (0..TOTAL).map(|i| (i % 8191) as f32).collect();
@@ -63,7 +64,7 @@ fn one(device: usize) -> Result<(), CollectiveError> {
     group.barrier("end")?;
     row("barrier", start, true)?;
     let (start, mut sent) = (Instant::now(), 0);
-    let mut group = Communicator::form(&Nccl::new_id()?, 0, 1, device, Patience::new(Duration::from_secs(60)))?;
+    let mut group = Communicator::form(&new_id()?, 0, 1, device, patience())?;
     let mut give = |_: u64, len: usize| {
         sent += len;
         vec![7; len]
@@ -75,7 +76,7 @@ fn one(device: usize) -> Result<(), CollectiveError> {
 
 fn missing(device: usize) -> bool {
     let start = Instant::now();
-    let formed = Nccl::new_id().and_then(|id| Nccl::form(&id, 0, 2, device, Patience::new(DEADLINE)));
+    let formed = new_id().and_then(|id| Communicator::form(&id, 0, 2, device, Patience::new(DEADLINE)));
     let seconds = start.elapsed().as_secs_f64();
     let (words, named) = match formed {
         Ok(_) => ("it formed".to_owned(), false),

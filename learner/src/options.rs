@@ -6,7 +6,7 @@ use clap::Parser;
 use quorum_core::client::{MemberFlags, cores, seconds};
 use quorum_core::config::RunConfig;
 use quorum_core::logging::LogSpec;
-use quorum_engine::{Device, Devices};
+use quorum_engine::Devices;
 use std::time::Duration;
 
 /// Trains the policy of a Quorum run.
@@ -77,10 +77,7 @@ impl Options {
 
     /// Number of the device this rank computes on, or of the first of them.
     pub fn device_index(&self) -> usize {
-        match self.device.first() {
-            Device::Cuda(n) => n,
-            Device::Cpu | Device::CandleCpu => 0,
-        }
+        self.device.first().ordinal().unwrap_or(0)
     }
 
     pub fn group_patience(&self) -> Duration {

@@ -90,7 +90,7 @@ impl Transport {
     pub fn new_id(self) -> Result<Vec<u8>, LearnerError> {
         match self {
             #[cfg(feature = "nccl")]
-            Self::Nccl => crate::collective::Nccl::new_id().map_err(forming),
+            Self::Nccl => quorum_core::nccl::new_id().map_err(forming),
             _ => Ok(Vec::new()),
         }
     }
@@ -113,7 +113,8 @@ impl Transport {
             Self::Mpi => Ok(Box::new(crate::collective::Mpi::form(rank, world, patience).map_err(forming)?)),
             #[cfg(feature = "nccl")]
             Self::Nccl => {
-                Ok(Box::new(crate::collective::Nccl::form(id, rank, world, device, patience).map_err(forming)?))
+                let group = quorum_core::nccl::Communicator::form(id, rank, world, device, patience);
+                Ok(Box::new(crate::collective::Nccl(group.map_err(forming)?)))
             }
             #[allow(unreachable_patterns)]
             other => Err(LearnerError::NoTransport { feature: other.name() }),

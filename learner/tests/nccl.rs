@@ -7,6 +7,7 @@
 mod nccl_fake;
 
 use nccl_fake::{aborts, inside};
+use quorum_core::nccl::{Communicator, new_id};
 use quorum_learner::collective::{BLOCK, Collective, CollectiveError, Nccl, Patience, shares};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,11 +18,14 @@ fn patience(milliseconds: u64) -> Patience {
 
 /// Runs `body` as every rank of a group of `world`.
 fn ranks<T: Send>(world: usize, milliseconds: u64, body: impl Fn(Nccl) -> T + Sync) -> Vec<T> {
-    let id = Nccl::new_id().unwrap();
+    let id = new_id().unwrap();
     let (id, body) = (&id, &body);
     std::thread::scope(|scope| {
-        let rank =
-            |rank| scope.spawn(move || body(Nccl::form(id, rank, world, rank % 2, patience(milliseconds)).unwrap()));
+        let rank = |rank| {
+            scope.spawn(move || {
+                body(Nccl(Communicator::form(id, rank, world, rank % 2, patience(milliseconds)).unwrap()))
+            })
+        };
         let threads: Vec<_> = (0..world).map(rank).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     })
@@ -75,8 +79,8 @@ fn a_rank_that_never_comes_is_an_error_in_time() {
     if !inside("a_rank_that_never_comes_is_an_error_in_time") {
         return;
     }
-    let (start, id) = (Instant::now(), Nccl::new_id().unwrap());
-    let error = Nccl::form(&id, 0, 2, 0, patience(300)).err().unwrap();
+    let (start, id) = (Instant::now(), new_id().unwrap());
+    let error = Communicator::form(&id, 0, 2, 0, patience(300)).err().unwrap();
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert!(matches!(error, CollectiveError::Late { .. }));
     let words = error.to_string();
@@ -132,8 +136,9 @@ fn an_interrupt_ends_a_wait() {
         return;
     }
     let interrupt = Arc::new(|| Some("the coordinator has fenced this learner".to_owned()));
-    let id = Nccl::new_id().unwrap();
-    let error = Nccl::form(&id, 1, 2, 0, Patience { deadline: Duration::from_secs(60), interrupt }).err().unwrap();
+    let id = new_id().unwrap();
+    let error =
+        Communicator::form(&id, 1, 2, 0, Patience { deadline: Duration::from_secs(60), interrupt }).err().unwrap();
     assert!(error.to_string().contains("fenced this learner"), "{error}");
 }
 
@@ -141,13 +146,14 @@ fn an_interrupt_ends_a_wait() {
 fn what_is_wrong_with_the_machine_is_said() {
     if !inside("what_is_wrong_with_the_machine_is_said") {
         // Here, without the fakes: no NCCL on a machine of CI.
-        if let Err(error) = Nccl::new_id() {
+        if let Err(error) = new_id() {
             assert!(error.to_string().contains("libnccl.so.2 cannot be loaded"), "{error}");
         }
         return;
     }
-    let id = Nccl::new_id().unwrap();
-    let words = |id: &[u8], rank, device| Nccl::form(id, rank, 2, device, patience(100)).err().unwrap().to_string();
+    let id = new_id().unwrap();
+    let words =
+        |id: &[u8], rank, device| Communicator::form(id, rank, 2, device, patience(100)).err().unwrap().to_string();
     assert!(words(&id, 0, 7).contains("CUDA device 7: cuDeviceGet: CUDA_ERROR_INVALID_DEVICE"));
     assert!(words(&id[1..], 0, 0).contains("an id of 127 bytes"));
     assert!(words(&id, 2, 0).contains("rank 2 of 2"));

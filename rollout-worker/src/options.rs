@@ -82,8 +82,7 @@ impl Options {
 
     /// Number of the first CUDA device, on which weights arrive by broadcast; 0 without any.
     pub fn first_device(&self) -> usize {
-        let cuda = |device: &Device| if let Device::Cuda(number) = device { Some(*number) } else { None };
-        self.device.iter().flat_map(|devices| devices.all()).find_map(cuda).unwrap_or(0)
+        self.device.iter().flat_map(|devices| devices.all()).find_map(|device| device.ordinal()).unwrap_or(0)
     }
 
     /// Backends, devices and instruction set, for the record of the run.

@@ -4,6 +4,7 @@ use crate::evaluate::Figures;
 use crate::run::{Event, Observer};
 use crate::state::Phase;
 use indicatif::{ProgressBar, ProgressStyle};
+use quorum_core::logging::{is_json, line};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
@@ -38,7 +39,7 @@ impl Style {
     /// The style that fits where the output goes: a bar needs a terminal, and beside JSON logs everything is JSON.
     pub fn resolved(self) -> Self {
         match self {
-            Style::Auto if quorum_core::logging::is_json() => Style::Json,
+            Style::Auto if is_json() => Style::Json,
             Style::Auto | Style::Bar if std::io::stderr().is_terminal() => Style::Bar,
             Style::Auto | Style::Bar => Style::Plain,
             Style::Plain | Style::Json => self,
@@ -188,11 +189,6 @@ impl Observer for Progress {
 /// A line on stdout.
 pub fn say(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
-}
-
-/// A line on stderr.
-fn line(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 /// The figures of a step, from its line of metrics.jsonl; `left` in seconds.

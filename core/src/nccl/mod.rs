@@ -30,6 +30,7 @@ const OLDEST: c_int = 2_14_00;
 pub const ID: usize = 128;
 /// NCCL's numbers of types and operations.
 pub const FLOAT: c_int = ncclDataType_t::ncclFloat32 as c_int;
+pub const BF16: c_int = ncclDataType_t::ncclBfloat16 as c_int;
 pub const BYTE: c_int = ncclDataType_t::ncclUint8 as c_int;
 pub const SUM: c_int = ncclRedOp_t::ncclSum as c_int;
 

@@ -177,7 +177,7 @@ impl Place<'_> {
         let kv: Vec<&Vec<PromptKv>> = grid.groups.iter().map(|&g| &prompts[g]).collect();
         let limit = |r: &Row| job.groups[r.group].sampling.max_new_tokens as usize;
         // Counted once, whatever the number of shards.
-        let first = self.weights.seat.is_none_or(|seat| seat.first());
+        let first = self.seat.first();
         let room = rows.iter().filter(|r| first && r.finish.is_none()).map(|r| limit(r) - 1).sum();
         let mut count = KvCount::new(room);
         let mut cache = Cache::new(&kv, grid.width, self.dtype, self.device)?;

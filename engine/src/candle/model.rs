@@ -4,6 +4,7 @@
 use super::block::{Kept, Projected, Tape};
 use super::rows::Rows;
 use super::store::{Grads, Weights};
+use super::team::Seat;
 use super::vision::Seen;
 use crate::error::EngineError;
 use crate::model::batch::Batch;
@@ -74,6 +75,7 @@ pub struct Passed {
 pub struct Place<'a> {
     pub plan: &'a Plan,
     pub weights: Weights<'a>,
+    pub seat: Seat<'a>,
     pub device: &'a Device,
     pub dtype: DType,
 }
@@ -81,10 +83,7 @@ pub struct Place<'a> {
 impl Place<'_> {
     /// What the first shard makes, for all of them; a single one makes it.
     pub fn share<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
-        match self.weights.seat {
-            Some(seat) => seat.share(make),
-            None => make().map(Arc::new),
-        }
+        self.seat.share(make)
     }
 
     /// A tensor of row numbers or token ids.

@@ -2,14 +2,14 @@
 //! The shards meet on the host before each sum is queued, so that none waits on its GPU for one that failed elsewhere.
 
 use super::team::Seat;
-use crate::device::{Device, Devices};
+use crate::device::Devices;
 use crate::error::EngineError;
 use candle_core::backend::BackendStorage;
+use candle_core::cuda::CudaStorageSlice;
 use candle_core::cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtrMut, DeviceRepr};
-use candle_core::cuda::{CudaStorageSlice, cudarc::nccl::sys::ncclDataType_t};
 use candle_core::{CpuStorage, CudaStorage, InplaceOp1, Layout, Tensor, bail};
 use quorum_core::collective::Patience;
-use quorum_core::nccl::{Communicator, FLOAT, SUM, new_id};
+use quorum_core::nccl::{BF16, Communicator, FLOAT, SUM, new_id};
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,6 @@ type Result<T> = std::result::Result<T, EngineError>;
 
 /// How long forming the group, or queueing one sum, may take.
 const PATIENCE: Duration = Duration::from_secs(120);
-const BF16: c_int = ncclDataType_t::ncclBfloat16 as c_int;
 
 /// The communicators of an engine's shards, in their order.
 pub struct Ring {
@@ -37,11 +36,7 @@ unsafe impl Send for Held {}
 impl Ring {
     /// Between these CUDA devices; nothing is formed yet.
     pub fn new(devices: &Devices) -> Self {
-        let number = |device: &Device| match device {
-            Device::Cuda(n) => *n,
-            Device::Cpu | Device::CandleCpu => 0,
-        };
-        let seats = devices.all().iter().map(|d| (number(d), Mutex::default())).collect();
+        let seats = devices.all().iter().filter_map(|d| Some((d.ordinal()?, Mutex::default()))).collect();
         Self { seats, cut: Arc::default() }
     }
 

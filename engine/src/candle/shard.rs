@@ -59,7 +59,7 @@ impl Shard {
 
     pub fn place<'a>(&'a self, trainable: &'a Table, seat: Seat<'a>) -> Place<'a> {
         let weights = Weights { frozen: &self.frozen, trainable, seat: Some(seat) };
-        Place { plan: &self.plan, weights, device: &self.device, dtype: self.dtype }
+        Place { plan: &self.plan, weights, seat, device: &self.device, dtype: self.dtype }
     }
 
     /// Rows run together.

@@ -45,12 +45,11 @@ impl Wires {
         match self {
             Self::Host => {
                 let all = seat.meet(Arc::new(x))?;
-                let mut tensors = all.iter().filter_map(|item| item.downcast_ref::<Tensor>());
-                let lost = || EngineError::Device("the shards of a model lost step; please report this".into());
-                let first = tensors.next().ok_or_else(lost)?.clone();
-                let mut count = 1;
-                let sum = tensors.inspect(|_| count += 1).try_fold(first, |sum, x| sum + x)?;
-                if count == seat.world() { Ok(sum) } else { Err(lost()) }
+                let tensors: Option<Vec<&Tensor>> = all.iter().map(|item| item.downcast_ref()).collect();
+                let Some([first, others @ ..]) = tensors.as_deref() else {
+                    return Err(EngineError::Device("the shards of a model lost step; please report this".into()));
+                };
+                Ok(others.iter().try_fold((*first).clone(), |sum, &x| sum + x)?)
             }
             #[cfg(all(feature = "cuda", feature = "nccl"))]
             Self::Nccl(ring) => ring.sum(seat, x),

@@ -1,9 +1,10 @@
 //! A loaded fixture with a few groups to sample and train on.
 #![allow(dead_code, clippy::unwrap_used)]
 
+use quorum_core::config::{LoraSection, TrainSection};
 use quorum_core::types::{Purpose, SampleKey, Sampling};
-use quorum_engine::{Engine, GenRequest, Pack, PolicyDist, Sample};
-use quorum_model::{AlphaMode, Checkpoint, EncodedPrompt, to_rgb};
+use quorum_engine::{Devices, Engine, EngineError, GenRequest, Pack, PackScores, PolicyDist, Sample};
+use quorum_model::{AlphaMode, Checkpoint, EncodedPrompt, Partition, RawTensor, SaveDtype, to_rgb};
 use std::path::PathBuf;
 
 pub struct Model {
@@ -53,6 +54,17 @@ impl Model {
         Engine::new(&self.checkpoint.config, self.checkpoint.layout.clone(), threads).unwrap()
     }
 
+    /// The trainable slab of `e`: the model's own tensors, and adapters whose B is not zero.
+    pub fn slab(&self, e: &Engine) -> Vec<f32> {
+        let mut slab = adapters(e);
+        for entry in e.layout().entries() {
+            if let Some(own) = self.checkpoint.layout.get(&entry.name) {
+                slab[entry.range.clone()].copy_from_slice(&self.weights[own.range.clone()]);
+            }
+        }
+        slab
+    }
+
     /// Temperature 0.9, no image or pad tokens, the model's stop tokens.
     pub fn policy(&self) -> PolicyDist {
         let p = &self.checkpoint.processor;
@@ -83,6 +95,50 @@ impl Model {
             .map(|(g, s)| Pack { prompt: g.prompt, completions: s.iter().map(|s| &s.tokens[..]).collect() })
             .collect()
     }
+}
+
+/// All matrices that can have adapters.
+pub const ADAPTED: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/// Training of adapters on these matrices.
+pub fn lora(rank: u32, targets: &[&str]) -> TrainSection {
+    let targets = targets.iter().map(|t| t.to_string()).collect();
+    TrainSection { lora: LoraSection { rank, alpha: 6.0, targets }, ..TrainSection::default() }
+}
+
+/// An engine for `train` with the frozen ones of `weights`, a slab of the whole checkpoint.
+pub fn loaded(
+    on: impl Into<Devices>,
+    checkpoint: &Checkpoint,
+    weights: &[f32],
+    train: &TrainSection,
+    bf16: bool,
+    threads: usize,
+) -> Result<Engine, EngineError> {
+    let parts = Partition::of(&checkpoint.config, &checkpoint.layout, train).unwrap();
+    let mut loader = Engine::loader_on(on, &checkpoint.config, parts, bf16, threads)?;
+    for e in checkpoint.layout.entries() {
+        let bytes: Vec<u8> = weights[e.range.clone()].iter().flat_map(|x| x.to_le_bytes()).collect();
+        loader.put(&e.name, &RawTensor::new(SaveDtype::F32, &bytes)).unwrap();
+    }
+    loader.finish()
+}
+
+/// A trainable slab with adapters whose B is not zero; all else is zero.
+pub fn adapters(engine: &Engine) -> Vec<f32> {
+    let mut slab = engine.partition().fresh_adapters(3);
+    for e in engine.layout().entries().iter().filter(|e| e.name.contains("lora_B")) {
+        for (i, x) in slab[e.range.clone()].iter_mut().enumerate() {
+            *x = ((i * 37 + e.range.start) % 101) as f32 * 0.002 - 0.1;
+        }
+    }
+    slab
+}
+
+/// Uneven dL/dlogp for pack `i`.
+pub fn objective(i: usize, s: &PackScores) -> Vec<Vec<f32>> {
+    let row = |(c, l): (usize, &Vec<f32>)| (0..l.len()).map(|t| ((i * 5 + c * 3 + t) % 7) as f32 - 2.5).collect();
+    s.logprobs.iter().enumerate().map(row).collect()
 }
 
 /// Bits of all numbers, for exact comparison.

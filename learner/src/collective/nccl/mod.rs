@@ -2,36 +2,14 @@
 
 mod operations;
 
-use super::{CollectiveError, Patience};
-use quorum_core::nccl::{BYTE, Communicator, at, new_id};
+use super::CollectiveError;
+use quorum_core::nccl::{BYTE, Communicator, at};
 use std::time::Instant;
 
-/// A rank of a NCCL group.
-pub struct Nccl(Communicator);
+/// A rank of a NCCL group that is formed.
+pub struct Nccl(pub Communicator);
 
 impl Nccl {
-    /// A new group's id, 128 bytes: rank 0 makes it and the coordinator hands it to the others.
-    ///
-    /// # Errors
-    /// NCCL cannot be loaded or finds no network interface.
-    pub fn new_id() -> Result<Vec<u8>, CollectiveError> {
-        new_id()
-    }
-
-    /// Forms the group of `id` as `rank` of `world` with CUDA device number `device`; returns when all ranks have come.
-    ///
-    /// # Errors
-    /// A rank has not come by the deadline, or library, device or id do not serve.
-    pub fn form(
-        id: &[u8],
-        rank: usize,
-        world: usize,
-        device: usize,
-        patience: Patience,
-    ) -> Result<Self, CollectiveError> {
-        Communicator::form(id, rank, world, device, patience).map(Self)
-    }
-
     /// `all_gather` of stretches of equal length that lie one behind the other in the buffer, the own one already in place.
     fn gather(&mut self, operation: &str, start: Instant, buffer: u64, bytes: usize) -> Result<(), CollectiveError> {
         let own = at(buffer, self.0.rank() * bytes);
