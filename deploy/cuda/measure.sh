@@ -115,10 +115,11 @@ fi
 
 title "Tokens a second, $(basename "$(dirname "$config")") in bf16, random weights"
 # Share of peak of 989 TFLOP/s (H100 and H200, dense bf16), 6 FLOP a parameter and token forward and backward, 2 when decoding.
-for engine in quorum candle torch; do
+for engine in quorum unrecorded candle torch; do
     : > "$memory_log"
     case $engine in
         quorum) timeout "$(left 130)" bin/gpu_speed $config "$device" $budget > "$logs/$engine" 2> "$logs/$engine.err" ;;
+        unrecorded) QUORUM_GRAPHS=0 timeout "$(left 45)" bin/gpu_speed $config "$device" 5 decode > "$logs/$engine" 2> "$logs/$engine.err" ;;
         candle) QUORUM_FUSED=0 timeout "$(left 80)" bin/gpu_speed $config "$device" 5 > "$logs/$engine" 2> "$logs/$engine.err" ;;
         torch) timeout "$(left 75)" python3 torch_gpu_speed.py $config $budget "" "${device/candle-cpu/cpu}" > "$logs/$engine" 2> "$logs/$engine.err" ;;
     esac
@@ -134,7 +135,7 @@ head = h // c["num_attention_heads"]
 weights = layers * (h * (c["num_attention_heads"] + 2 * c["num_key_value_heads"]) * head + h * h + 3 * h * m) + h * c["vocab_size"]
 print(f"{weights / 1e9:.2f} billion weights in matrices; peak taken as 989 TFLOP/s.\n")
 print("| engine | workload | seconds | tokens/s | share of peak | memory in use at most, MiB |\n| --- | --- | --- | --- | --- | --- |")
-names = {"quorum": "Quorum", "candle": "Quorum, QUORUM_FUSED=0", "torch": "PyTorch"}
+names = {"quorum": "Quorum", "unrecorded": "Quorum, QUORUM_GRAPHS=0", "candle": "Quorum, QUORUM_FUSED=0", "torch": "PyTorch"}
 for engine, name in names.items():
     memory = (logs / f"{engine}.memory").read_text().strip()
     for line in (logs / engine).read_text().splitlines():

@@ -61,7 +61,7 @@ impl Device {
     pub(crate) fn open(self) -> Result<candle_core::Device, EngineError> {
         let Self::Cuda(n) = self else { return Ok(candle_core::Device::Cpu) };
         // The driver's library panics where it is absent.
-        let opened = std::panic::catch_unwind(|| candle_core::Device::new_cuda(n));
+        let opened = std::panic::catch_unwind(|| on_one_stream(n));
         let reason = match opened {
             Ok(Ok(device)) => return Ok(device),
             Ok(Err(error)) => error.to_string(),
@@ -85,6 +85,19 @@ impl Device {
             }
         }
     }
+}
+
+/// A CUDA device whose work all goes to one stream, whichever thread queues it: candle's own choice is a stream for each thread, and
+/// threads of one engine come and go.
+#[cfg(feature = "candle")]
+fn on_one_stream(ordinal: usize) -> candle_core::Result<candle_core::Device> {
+    let device = candle_core::Device::new_cuda_with_stream(ordinal)?;
+    #[cfg(feature = "cuda")]
+    if let candle_core::Device::Cuda(device) = &device {
+        // SAFETY: nothing is used on a second stream, so no tensor has to wait for another's.
+        unsafe { device.disable_event_tracking() };
+    }
+    Ok(device)
 }
 
 /// The devices of one engine: one, or several of a kind that hold a part of the model each (`cuda:0+cuda:1`). Never empty.

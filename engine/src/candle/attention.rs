@@ -97,10 +97,10 @@ pub fn attend_step(q: &Tensor, kv: &StepKv, scale: f64) -> Result<Tensor> {
     let before = wide(&to_groups(q, hd)?.matmul(&turned(kv.prefix_k)?)?)?;
     let before = before.reshape((groups, kv_heads * rows * rep, len))?.broadcast_add(kv.prefix_mask)?;
     let before = to_slots(&before, len)?;
-    let own = wide(&own_q.matmul(&turned(&kv.own_k)?)?)?;
+    let own = wide(&own_q.matmul(&turned(kv.own_k)?)?)?.broadcast_add(kv.own_mask)?;
     let p = softmax(&(Tensor::cat(&[before, own], D::Minus1)? * scale)?)?.to_dtype(q.dtype())?;
     let before = to_groups(&p.narrow(D::Minus1, 0, len)?, len)?.matmul(kv.prefix_v)?;
-    let own = p.narrow(D::Minus1, len, kv.own_k.dim(1)?)?.contiguous()?.matmul(&kv.own_v)?;
+    let own = p.narrow(D::Minus1, len, kv.own_k.dim(1)?)?.contiguous()?.matmul(kv.own_v)?;
     (to_slots(&before, hd)? + own)?.reshape((slots, heads, hd))
 }
 

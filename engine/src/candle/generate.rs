@@ -5,7 +5,7 @@ use super::draw::{Wanted, tokens};
 use super::head::DevicePolicy;
 use super::kv::{Cache, PromptKv};
 use super::model::{Place, Reach};
-use super::ops;
+use super::step::{Newest, Step};
 use crate::error::EngineError;
 use crate::kv::KvCount;
 use crate::model::batch::Batch;
@@ -181,40 +181,31 @@ impl Place<'_> {
         let room = rows.iter().filter(|r| first && r.finish.is_none()).map(|r| limit(r) - 1).sum();
         let mut count = KvCount::new(room);
         let mut cache = Cache::new(&kv, grid.width, self.dtype, self.device)?;
+        let mut step = Step::new(self, grid.slots.len(), cache.room)?;
         for t in 0.. {
             self.go_on(job)?;
-            if !grid.shrink(rows, &mut cache)? {
-                break;
+            let Some(smaller) = grid.shrink(rows, &mut cache)? else { break };
+            if cache.reserve(t)? || smaller {
+                step = Step::new(self, grid.slots.len(), cache.room)?;
             }
-            cache.reserve(t)?;
-            let x = self.step(job, t, &grid, rows, &cache)?;
+            let x = step.run(self, &cache, self.newest(job, t, &grid, rows))?;
             let living = |slot: usize| grid.slots[slot].filter(|&i| rows[i].finish.is_none()).map(|i| (slot, i));
             let (from, alive): (Vec<usize>, Vec<usize>) = (0..grid.slots.len()).filter_map(living).unzip();
             count.add(if first { alive.len() } else { 0 });
-            self.next_tokens(job, policies, &x, &from, &alive, rows)?;
+            self.next_tokens(job, policies, x, &from, &alive, rows)?;
         }
         Ok(())
     }
 
-    /// Rows behind the last block of every slot's newest token, number `t` of its response.
-    fn step(&self, job: &Job, t: usize, grid: &Grid, rows: &[Row], cache: &Cache) -> Result<Tensor> {
-        let newest = |slot: &Option<usize>| slot.and_then(|i| rows[i].tokens.last().copied()).unwrap_or(0);
-        let ids: Vec<u32> = grid.slots.iter().map(newest).collect();
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+    /// The newest token of every slot, number `t` of its response.
+    fn newest(&self, job: &Job, t: usize, grid: &Grid, rows: &[Row]) -> Newest {
+        let last = |slot: &Option<usize>| slot.and_then(|i| rows[i].tokens.last().copied()).unwrap_or(0);
+        let mut newest = Newest { ids: grid.slots.iter().map(last).collect(), cos: Vec::new(), sin: Vec::new(), t };
         for &group in grid.groups.iter().flat_map(|g| std::iter::repeat_n(g, grid.width)) {
             let position = job.groups[group].prompt.next_position + t as i32;
-            job.rope.extend([position; 3], &mut cos, &mut sin);
+            job.rope.extend([position; 3], &mut newest.cos, &mut newest.sin);
         }
-        let table = |x: Vec<f32>| Tensor::from_vec(x, (ids.len(), self.plan.config.text.head_dim / 2), self.device);
-        let (cos, sin) = (table(cos)?, table(sin)?);
-        let mut x = self.embed_tokens(&ids)?;
-        for (layer, block) in self.plan.blocks.iter().enumerate() {
-            let p = self.weights.project(block, &x, &cos, &sin)?;
-            let kv = cache.step(layer, t, &p.k, &p.v)?;
-            let mixed = ops::attend_step(&p.q, &kv, f64::from(block.scale()))?;
-            x = self.weights.finish(block, &x, &mixed)?.2;
-        }
-        Ok(x)
+        newest
     }
 }
 
@@ -262,11 +253,11 @@ impl Grid {
         Some(Self { groups: groups.iter().map(|g| g.0).collect(), width, slots })
     }
 
-    /// Leaves finished rows behind once the grid halves by it. False: nothing is left to decode.
-    fn shrink(&mut self, rows: &[Row], cache: &mut Cache) -> Result<bool> {
-        let Some(smaller) = Self::of(rows) else { return Ok(false) };
+    /// Leaves finished rows behind once the grid halves by it, and says whether it did. `None`: nothing is left to decode.
+    fn shrink(&mut self, rows: &[Row], cache: &mut Cache) -> Result<Option<bool>> {
+        let Some(smaller) = Self::of(rows) else { return Ok(None) };
         if smaller.slots.len() * 2 > self.slots.len() {
-            return Ok(true);
+            return Ok(Some(false));
         }
         let group = |g: &usize| self.groups.iter().position(|old| old == g).unwrap_or(0) as u32;
         let slot =
@@ -275,6 +266,6 @@ impl Grid {
             (smaller.groups.iter().map(group).collect(), smaller.slots.iter().map(slot).collect());
         cache.keep(&groups, &slots)?;
         *self = smaller;
-        Ok(true)
+        Ok(Some(true))
     }
 }

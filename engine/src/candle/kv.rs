@@ -1,5 +1,5 @@
-//! Keys and values of a decoding batch on the device: each group's prefix once, padded to the longest, and every slot's own tokens.
-//! Slots are a grid of groups × rows; slot = group · rows + row.
+//! Keys and values of a decoding batch on the device: each group's prefix once, padded to the longest, and every slot's own tokens in a
+//! room of fixed size. Slots are a grid of groups × rows; slot = group · rows + row.
 
 use super::rows::NEVER;
 use crate::error::EngineError;
@@ -19,9 +19,11 @@ pub struct StepKv<'a> {
     pub prefix_v: &'a Tensor,
     /// 0, or never behind a group's prefix: `[groups, 1, longest prefix]`, f32.
     pub prefix_mask: &'a Tensor,
-    /// `[slots · kv_heads, tokens so far, hd]`.
-    pub own_k: Tensor,
-    pub own_v: Tensor,
+    /// `[slots · kv_heads, room, hd]`.
+    pub own_k: &'a Tensor,
+    pub own_v: &'a Tensor,
+    /// 0, or never behind the newest token: `[room]`, f32.
+    pub own_mask: &'a Tensor,
 }
 
 /// Keys and values of one prompt and layer: `[tokens, kv_heads, hd]` each.
@@ -38,7 +40,8 @@ pub struct Cache {
     prefix_mask: Tensor,
     pub groups: usize,
     kv_heads: usize,
-    room: usize,
+    /// Own tokens of a slot that there is room for.
+    pub room: usize,
 }
 
 impl Cache {
@@ -64,23 +67,37 @@ impl Cache {
         Ok(Self { layers, prefix_mask, groups: prompts.len(), kv_heads, room: FIRST })
     }
 
-    /// Makes room for token `t` of every slot.
-    pub fn reserve(&mut self, t: usize) -> Result<()> {
+    /// Makes room for token `t` of every slot. True: the tensors are others now.
+    pub fn reserve(&mut self, t: usize) -> Result<bool> {
         if t < self.room {
-            return Ok(());
+            return Ok(false);
         }
         for own in self.layers.iter_mut().flat_map(|l| &mut l.own) {
             *own = own.pad_with_zeros(1, 0, self.room)?.contiguous()?;
         }
         self.room *= 2;
-        Ok(())
+        Ok(true)
     }
 
-    /// Books keys and values `[slots, kv_heads, hd]` of token `t`, and returns all that token attends to.
-    pub fn step(&self, layer: usize, t: usize, k: &Tensor, v: &Tensor) -> Result<StepKv<'_>> {
+    /// Where [`Cache::step`] books a token whose number in its response is `at` `[1]`.
+    pub fn places(&self, at: &Tensor) -> Result<Tensor> {
+        let none = || EngineError::Device("decoding needs a layer".into());
+        let (rows, _, hd) = self.layers.first().ok_or_else(none)?.own[0].dims3()?;
+        Ok(at.reshape((1, 1, 1))?.broadcast_as((rows, 1, hd))?.contiguous()?)
+    }
+
+    /// Books keys and values `[slots, kv_heads, hd]` at `places`, and returns all that their token attends to.
+    pub fn step<'a>(
+        &'a self,
+        layer: usize,
+        places: &Tensor,
+        own_mask: &'a Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<StepKv<'a>> {
         let l = &self.layers[layer];
         for (own, new) in l.own.iter().zip([k, v]) {
-            own.slice_set(&new.flatten_to(1)?.unsqueeze(1)?.contiguous()?, 1, t)?;
+            own.scatter_set(places, &new.flatten_to(1)?.unsqueeze(1)?.contiguous()?, 1)?;
         }
         Ok(StepKv {
             groups: self.groups,
@@ -88,8 +105,9 @@ impl Cache {
             prefix_k: &l.prefix[0],
             prefix_v: &l.prefix[1],
             prefix_mask: &self.prefix_mask,
-            own_k: l.own[0].narrow(1, 0, t + 1)?,
-            own_v: l.own[1].narrow(1, 0, t + 1)?,
+            own_k: &l.own[0],
+            own_v: &l.own[1],
+            own_mask,
         })
     }
 

@@ -4,6 +4,8 @@
 //!
 //! Several devices may compute one model: `holdings` says what each of them holds, `team` runs them side by side, `wires` adds their activations.
 //!
+//! A decoding step (`step`) keeps its shapes and its memory from token to token; on a GPU it is recorded once and repeated (`recording`, `graphs`).
+//!
 //! `ops` is the seam for fused kernels: plain candle operations stand behind every function of it. What is not promised here is bit
 //! equality between batches: a device picks its kernels by shape. `oracle` is an independent model by automatic differentiation.
 
@@ -16,6 +18,8 @@ mod draw;
 #[cfg(feature = "cuda")]
 pub mod fused;
 mod generate;
+#[cfg(feature = "cuda")]
+mod graphs;
 mod head;
 mod holdings;
 mod kv;
@@ -26,8 +30,11 @@ mod model;
 mod nccl;
 mod ops;
 mod oracle;
+#[cfg(any(feature = "cuda", test))]
+mod recording;
 mod rows;
 mod shard;
+mod step;
 mod store;
 mod team;
 mod vision;

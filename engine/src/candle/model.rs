@@ -78,6 +78,9 @@ pub struct Place<'a> {
     pub seat: Seat<'a>,
     pub device: &'a Device,
     pub dtype: DType,
+    /// Where decoding steps are recorded; not where shards meet on the host in between.
+    #[cfg(feature = "cuda")]
+    pub graphs: Option<&'a super::graphs::Graphs>,
 }
 
 impl Place<'_> {
@@ -92,9 +95,9 @@ impl Place<'_> {
         Ok(Tensor::from_vec(values, n, self.device)?)
     }
 
-    /// Embeddings `[n, hidden]` of ids in the vocabulary.
-    pub fn embed_tokens(&self, ids: &[u32]) -> Result<Tensor> {
-        Ok(self.weights.get(&self.plan.embed)?.index_select(&self.ids(ids.to_vec())?, 0)?)
+    /// Embeddings `[n, hidden]` of ids `[n]` in the vocabulary.
+    pub fn embed_tokens(&self, ids: &Tensor) -> Result<Tensor> {
+        Ok(self.weights.get(&self.plan.embed)?.index_select(ids, 0)?)
     }
 
     /// Runs the batch, keeping what `reach` says. `watch` sees each layer's keys and values.
@@ -124,7 +127,7 @@ impl Place<'_> {
 
     /// Token embeddings with the image rows replaced.
     fn embed(&self, batch: &Batch, reach: Reach) -> Result<(Tensor, Option<Seen>)> {
-        let x = self.embed_tokens(&batch.ids)?;
+        let x = self.embed_tokens(&self.ids(batch.ids.clone())?)?;
         let (Some(v), false) = (&self.plan.vision, batch.images.is_empty()) else { return Ok((x, None)) };
         let keep = if reach.vision { reach.keep } else { Keeping::Nothing };
         let seen = self.weights.whole().see(v, &batch.images, keep, self.dtype, self.device, &mut |_, _| Ok(()))?;

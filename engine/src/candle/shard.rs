@@ -29,6 +29,8 @@ pub struct Shard {
     pub device: Device,
     pub dtype: DType,
     pub frozen: Table,
+    #[cfg(feature = "cuda")]
+    graphs: Option<super::graphs::Graphs>,
     /// Most recently used last.
     versions: Mutex<Vec<(u128, Arc<Table>)>>,
 }
@@ -37,7 +39,16 @@ impl Shard {
     /// Part `rank` of `world`, without weights.
     pub fn new(plan: &Plan, (rank, world): (usize, usize), device: Device, dtype: DType) -> Result<Self> {
         let (plan, holdings) = shard(plan, rank, world)?;
-        Ok(Self { plan, holdings, device, dtype, frozen: Table::new(), versions: Mutex::default() })
+        Ok(Self {
+            plan,
+            holdings,
+            dtype,
+            frozen: Table::new(),
+            #[cfg(feature = "cuda")]
+            graphs: device.as_cuda_device().ok().filter(|_| world == 1).map(super::graphs::Graphs::new),
+            device,
+            versions: Mutex::default(),
+        })
     }
 
     /// The trainable weights on the device, sent again only if the slab's contents changed.
@@ -59,7 +70,15 @@ impl Shard {
 
     pub fn place<'a>(&'a self, trainable: &'a Table, seat: Seat<'a>) -> Place<'a> {
         let weights = Weights { frozen: &self.frozen, trainable, seat: Some(seat) };
-        Place { plan: &self.plan, weights, seat, device: &self.device, dtype: self.dtype }
+        Place {
+            plan: &self.plan,
+            weights,
+            seat,
+            device: &self.device,
+            dtype: self.dtype,
+            #[cfg(feature = "cuda")]
+            graphs: self.graphs.as_ref(),
+        }
     }
 
     /// Rows run together.
