@@ -35,6 +35,13 @@ struct Round {
     members: BTreeMap<String, Option<String>>,
 }
 
+impl Round {
+    /// Whether `version` came before all members had told of this one and failed for none: nobody is late yet.
+    fn is_overtaken(&self, version: u64) -> bool {
+        self.version < version && self.members.values().flatten().all(String::is_empty)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inside {
     waiting: BTreeMap<String, Waiting>,
@@ -123,8 +130,12 @@ impl Broadcasts {
         let ticket;
         let reply = {
             let mut inside = self.inside();
-            if let Some(before) = inside.rounds.remove(&what.fabric) {
-                inside.conclude(&what.fabric, before, now);
+            match inside.rounds.remove(&what.fabric) {
+                Some(before) if before.is_overtaken(what.version) => {
+                    tracing::debug!(version = before.version, fabric = what.fabric, "a newer version came first");
+                }
+                Some(before) => drop(inside.conclude(&what.fabric, before, now)),
+                None => {}
             }
             inside.rests_until.retain(|_, until| *until > now);
             let members = inside.plan(&what);
@@ -301,6 +312,18 @@ mod tests {
         assert_eq!(all.end("ib", ticket), None);
         let _places = waiting(&all, &[("a", "ib", None)]);
         assert_eq!(all.begin(announced(2, "ib")).members, ["learner", "a"], "without b it may work");
+    }
+
+    #[tokio::test]
+    async fn a_round_that_a_newer_version_overtakes_has_nobody_late() {
+        let all = Broadcasts::default();
+        let _places = waiting(&all, &[("a", "ib", None)]);
+        all.begin(announced(1, "ib"));
+        all.tell("learner", "ib", 1, String::new());
+        let overtaken = |by| all.inside().rounds["ib"].is_overtaken(by);
+        assert!(overtaken(2) && !overtaken(1), "a second announcement of the same version is no newer one");
+        all.inside().rounds.get_mut("ib").unwrap().members.insert("learner".into(), Some("reset".into()));
+        assert!(!overtaken(2), "a failure is told all the same");
     }
 
     #[tokio::test]

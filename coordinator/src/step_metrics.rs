@@ -4,6 +4,57 @@ use quorum_core::types::Group;
 use quorum_core::vote::Outcome;
 use std::collections::BTreeMap;
 
+/// Names of the numbers in metrics.jsonl and timing.jsonl, the learner's among them; no run has all of them.
+pub const FIGURES: [&str; 47] = [
+    "agreement_mean",
+    "answered_ratio",
+    "clip_high",
+    "clip_low",
+    "common_answer_ratio",
+    "distinct_answers_mean",
+    "entropy",
+    "grad_clipped",
+    "grad_norm",
+    "groups_dropped",
+    "groups_quarantined",
+    "groups_used",
+    "groups_zero_variance",
+    "kl",
+    "kl_loss",
+    "learning_rate",
+    "loss",
+    "mismatch_nats",
+    "nonfinite",
+    "policy_loss",
+    "ratio_max",
+    "ratio_mean",
+    "response_length_mean",
+    "reward_mean",
+    "samples",
+    "tokens",
+    "truncated_ratio",
+    "vote_entropy_mean",
+    "votes_above_band",
+    "votes_below_threshold",
+    "votes_no_majority",
+    "votes_tie",
+    "votes_used",
+    "votes_zero_variance",
+    "all_reduce_seconds",
+    "checkpoint_seconds",
+    "encode_seconds",
+    "forward_backward_seconds",
+    "learner_seconds",
+    "learner_tokens_per_second",
+    "logprob_seconds",
+    "optimizer_seconds",
+    "publish_seconds",
+    "run_seconds",
+    "step_seconds",
+    "tokens_per_second",
+    "wait_batch_seconds",
+];
+
 /// Deterministic figures of a step; they stand beside the learner's in metrics.jsonl. Empty groups (quarantined prompts) count only as such.
 /// Supervised steps have no votes.
 pub fn of_groups(groups: &[Group], supervised: bool) -> BTreeMap<String, f64> {
@@ -80,4 +131,21 @@ pub fn timing_line(step: u64, timings: &std::collections::HashMap<String, f64>, 
             .map(|(k, v)| (k.to_owned(), serde_json::Number::from_f64(v).map_or(serde_json::Value::Null, Into::into))),
     );
     serde_json::Value::Object(object).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_coordinator_and_page_name_is_listed() {
+        let own = of_groups(&[], false);
+        let script = include_str!("../web/charts.js");
+        let page = script.split_once("Q.keys = [").and_then(|(_, rest)| rest.split_once("];")).unwrap().0;
+        let page: Vec<&str> = page.split(',').map(|name| name.trim().trim_matches('\'')).collect();
+        assert!(page.len() > 10, "{page:?}");
+        for name in own.keys().map(String::as_str).chain(page) {
+            assert!(FIGURES.contains(&name), "{name}");
+        }
+    }
 }

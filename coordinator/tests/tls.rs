@@ -222,6 +222,38 @@ async fn pages_beyond_loopback_want_tls_and_the_token_except_for_probes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_directory_leads_to_a_coordinator_with_tls() {
+    let place = Place::new("127.0.0.1:0", "0.0.0.0:0");
+    let dir = place.certs.with_file_name("run");
+    let port = Place::port(&place.coordinator.url);
+    let endpoints = format!(r#"{{"http":"{}","url":"https://localhost:{port}"}}"#, place.coordinator.http);
+    std::fs::write(dir.join("endpoints.json"), endpoints).unwrap();
+    let status = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
+        for name in ["CA", "CERT", "KEY"] {
+            command.env_remove(format!("QUORUM_TLS_{name}"));
+        }
+        command.arg("status").arg(&dir);
+        for flag in flags {
+            let file = if *flag == "token-file" { "token".to_owned() } else { format!("{}.pem", &flag[4..]) };
+            command.arg(format!("--{flag}")).arg(place.certs.join("member").join(file));
+        }
+        let out = command.env_remove("QUORUM_ID").env_remove("QUORUM_COORDINATOR").output().unwrap();
+        (
+            out.status.success(),
+            String::from_utf8_lossy(&out.stdout).into_owned(),
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+        )
+    };
+    let (answered, said, error) = status(&["tls-ca", "tls-cert", "tls-key", "token-file"]);
+    assert!(answered && said.contains("\"run_id\": \"fake\""), "{said}{error}");
+    let (answered, _, error) = status(&[]);
+    assert!(!answered && error.contains("--tls-ca") && error.contains(&format!("https://localhost:{port}")), "{error}");
+    let (answered, _, error) = status(&["tls-ca", "tls-cert", "tls-key"]);
+    assert!(!answered && error.contains("token"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn insecure_leaves_out_what_is_not_set_and_nothing_else() {
     let scratch = tempfile::tempdir().unwrap();
     let token_file = scratch.path().join("token");

@@ -86,6 +86,8 @@ fn a_watch_tells_each_change_and_how_the_run_failed() {
     let path = dir.to_str().unwrap();
     let none = command(&["status", path, "--watch"]).output().unwrap();
     assert!(!none.status.success() && texts(&none).1.contains("holds no run"));
+    let one = command(&["status", path, "--watch", "--member", "worker-0"]).output().unwrap();
+    assert!(!one.status.success() && texts(&one).1.contains("not worker-0 alone"));
     let run = lonely_run(&dir, &[]);
     let began = Instant::now();
     while !dir.join("endpoints.json").is_file() {

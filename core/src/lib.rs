@@ -8,6 +8,7 @@ pub mod collective;
 pub mod config;
 pub mod delta;
 pub mod digest;
+pub mod host;
 #[cfg(feature = "client")]
 pub mod logging;
 pub mod metric;

@@ -6,7 +6,7 @@
 #[path = "nccl_fake/mod.rs"]
 mod nccl_fake;
 
-use nccl_fake::{aborts, inside};
+use nccl_fake::{aborts, frees, hang, inside};
 use quorum_core::nccl::{Communicator, new_id};
 use quorum_learner::collective::{BLOCK, Collective, CollectiveError, Nccl, Patience, shares};
 use std::sync::Arc;
@@ -128,6 +128,23 @@ fn the_end_of_one_rank_reaches_the_others_before_their_deadline() {
     });
     assert!(words[0].contains("all_gather_bytes: NCCL: remote process exited"), "{}", words[0]);
     assert_eq!(words[0].split('(').next(), words[1].split('(').next());
+}
+
+/// Freeing device memory waits for what runs on the device, and a communicator that does not end may still run there.
+#[test]
+fn memory_of_a_group_that_does_not_end_is_left_behind() {
+    if !inside("memory_of_a_group_that_does_not_end_is_left_behind") {
+        return;
+    }
+    let used = || ranks(1, 5000, |mut group| group.all_gather_bytes(b"x").map(drop).unwrap());
+    used();
+    let before = frees();
+    assert!(before > 0, "of a group that ends it is given back");
+    hang();
+    let start = Instant::now();
+    used();
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    assert_eq!(frees() - before, 0);
 }
 
 #[test]

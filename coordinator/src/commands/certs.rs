@@ -72,8 +72,8 @@ pub(super) fn certs(options: &CertsOptions) -> anyhow::Result<()> {
 fn host(text: &str) -> anyhow::Result<String> {
     let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).filter(|t| t.parse::<Ipv6Addr>().is_ok());
     let host = bare.unwrap_or(text);
-    ServerName::try_from(host)
-        .with_context(|| format!("--host {text:?}: not a host name or address; no port, no URL"))?;
+    let name = ServerName::try_from(host).ok().filter(|_| !host.ends_with('.'));
+    name.with_context(|| format!("--host {text:?}: not a host name or address; no port, no URL, no dot at the end"))?;
     Ok(host.to_owned())
 }
 
@@ -230,7 +230,22 @@ mod tests {
         }
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("certs");
-        for odd in ["", " ", "a b", "a/b", "https://a", "a:7070", "[a]", "[::1]:7070", "no ünicode", "-a", "a..b"] {
+        for odd in [
+            "",
+            " ",
+            "a b",
+            "a/b",
+            "https://a",
+            "a:7070",
+            "[a]",
+            "[::1]:7070",
+            "no ünicode",
+            "-a",
+            "a..b",
+            "a.b.",
+            "*.a",
+            "10.0.0.300",
+        ] {
             let e = certs(&CertsOptions { hosts: vec!["good".into(), odd.into()], ..options(&dir) })
                 .unwrap_err()
                 .to_string();

@@ -87,7 +87,11 @@ pub(super) fn begin(
     }
     let shared = Shared { run: handle.clone(), material: material.clone(), weights, run_id, epoch };
     let server = serve(sockets, &material.config.cluster, &shared, page)?;
-    // Processes of other machines find the run by this file.
+    let launcher = match launches.is_empty() {
+        true => None,
+        false => Some(Launcher::start(launches, dir.logs(), children, inbox, reporter(handle.clone(), observer))?),
+    };
+    // Processes of other machines find the run by this file: it is there once nothing else can fail.
     let endpoints = serde_json::json!({
         "grpc": grpc.to_string(),
         "http": http.to_string(),
@@ -95,10 +99,6 @@ pub(super) fn begin(
         "pid": std::process::id(),
     });
     dir.write(ENDPOINTS, &format!("{endpoints}\n"))?;
-    let launcher = match launches.is_empty() {
-        true => None,
-        false => Some(Launcher::start(launches, dir.logs(), children, inbox, reporter(handle.clone(), observer))?),
-    };
     Ok((ledger, Running { handle, server, launcher, trace }))
 }
 

@@ -3,7 +3,7 @@
 
 use super::watch;
 use crate::rundir::ENDPOINTS;
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
 use quorum_core::client::{Credentials, Link};
 use quorum_proto::v1::StatusRequest;
@@ -24,7 +24,7 @@ const USUAL: &str = "127.0.0.1:7071";
 /// Whom to ask. Without any of them 127.0.0.1:7071.
 #[derive(Debug, Clone, Args)]
 pub struct StatusOptions {
-    /// Its run directory, which names its HTTP address.
+    /// Its run directory, which names its addresses: the gRPC one is asked if that is https and --tls-ca is given, else its page.
     #[arg(value_name = "RUN_DIR", conflicts_with = "http")]
     pub run_dir: Option<PathBuf>,
     /// Its HTTP address.
@@ -53,9 +53,10 @@ pub(super) struct Asking(StatusOptions);
 impl Asking {
     /// The status of now.
     pub(super) fn ask(&self) -> anyhow::Result<Value> {
-        match &self.0.coordinator {
-            Some(url) if self.0.http.is_none() => call(url, &self.0),
-            _ => page(self.0.run_dir.as_deref(), self.0.http.as_deref()),
+        match (&self.0.coordinator, &self.0.run_dir) {
+            (Some(url), _) if self.0.http.is_none() => call(url, &self.0),
+            (_, Some(dir)) => found(dir, &self.0),
+            _ => page(self.0.http.as_deref().unwrap_or(USUAL)),
         }
     }
 }
@@ -63,6 +64,9 @@ impl Asking {
 pub(super) fn status(options: &StatusOptions) -> anyhow::Result<ExitCode> {
     let asking = Asking(options.clone());
     if options.watch {
+        if let Some(id) = &options.member {
+            bail!("--watch shows the whole run, not {id} alone: leave out --member (and QUORUM_ID), or --watch");
+        }
         return watch::watch(&asking);
     }
     let status = asking.ask()?;
@@ -95,24 +99,41 @@ fn call(url: &str, options: &StatusOptions) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(&reply.json)?)
 }
 
-/// Asks the HTTP page.
-fn page(run_dir: Option<&Path>, http: Option<&str>) -> anyhow::Result<Value> {
-    let http = match run_dir {
-        Some(dir) => announced(dir)?,
-        None => http.unwrap_or(USUAL).to_owned(),
-    };
-    let body = get(&http, "/status").with_context(|| match run_dir {
-        Some(dir) => format!(
-            "the coordinator of {dir} does not answer at {http}; if it was killed, go on with `coordinator --resume {dir}`",
-            dir = dir.display()
+/// Asks the coordinator of a run directory: where it has TLS and an authority to trust is given by gRPC, else by its page.
+fn found(dir: &Path, options: &StatusOptions) -> anyhow::Result<Value> {
+    let endpoints = announced(dir)?;
+    let text = |key: &str| endpoints.get(key).and_then(Value::as_str);
+    let url = text("url").filter(|url| url.starts_with("https://"));
+    if let Some(url) = url.filter(|_| options.credentials.tls_ca.is_some()) {
+        return call(url, options);
+    }
+    let http = text("http").ok_or_else(|| anyhow!("{} names no HTTP address", dir.join(ENDPOINTS).display()))?;
+    let dir = dir.display();
+    let body = get(http, "/status").with_context(|| match url {
+        Some(url) => format!(
+            "the page of the run in {dir} does not answer at {http}; beyond its machine ask {url}: give --tls-ca and, as its workers have them, --token-file, --tls-cert and --tls-key"
         ),
-        None => format!("no coordinator answers at {http}; give its run directory, or its HTTP address with --http"),
+        None => format!(
+            "the coordinator of {dir} does not answer at {http}; if it was killed, go on with `coordinator --resume {dir}`"
+        ),
     })?;
-    serde_json::from_str(&body).with_context(|| format!("{http} is no coordinator's HTTP page"))
+    parsed(&body, http)
 }
 
-/// The HTTP address that the coordinator of a run directory wrote down.
-fn announced(dir: &Path) -> anyhow::Result<String> {
+/// Asks the HTTP page.
+fn page(http: &str) -> anyhow::Result<Value> {
+    let body = get(http, "/status").with_context(|| {
+        format!("no coordinator answers at {http}; give its run directory, or its HTTP address with --http")
+    })?;
+    parsed(&body, http)
+}
+
+fn parsed(body: &str, http: &str) -> anyhow::Result<Value> {
+    serde_json::from_str(body).with_context(|| format!("{http} is no coordinator's HTTP page"))
+}
+
+/// The addresses that the coordinator of a run directory wrote down.
+fn announced(dir: &Path) -> anyhow::Result<Value> {
     let path = dir.join(ENDPOINTS);
     let text = std::fs::read_to_string(&path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound if dir.join(crate::rundir::LEDGER).is_file() => anyhow!(
@@ -122,9 +143,7 @@ fn announced(dir: &Path) -> anyhow::Result<String> {
         std::io::ErrorKind::NotFound => anyhow!("run directory {} holds no run", dir.display()),
         _ => anyhow!("{}: {e}", path.display()),
     })?;
-    let endpoints: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-    let http = endpoints.get("http").and_then(Value::as_str);
-    Ok(http.ok_or_else(|| anyhow!("{} names no HTTP address", path.display()))?.to_owned())
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
 }
 
 /// One HTTP/1.1 request. The page is our own, so nothing more than this is needed.

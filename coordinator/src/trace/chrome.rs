@@ -5,7 +5,7 @@ use super::tracer::{Sink, Span, Value};
 use anyhow::Context;
 use serde_json::{Map, json};
 use std::collections::HashMap;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,11 +29,13 @@ pub(super) struct File {
 }
 
 impl File {
-    /// Goes on with the file if it is there.
+    /// Goes on with the file if it is there, behind its last whole line.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         let name = || path.display().to_string();
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(path).with_context(name)?;
-        let size = file.metadata().with_context(name)?.len();
+        let mut file =
+            std::fs::OpenOptions::new().create(true).read(true).append(true).open(path).with_context(name)?;
+        let size = whole(&mut file).with_context(name)?;
+        file.set_len(size).with_context(name)?;
         let (queue, spans) = sync_channel(QUEUE);
         let mut out = Out { file: BufWriter::new(file), size, lanes: HashMap::new() };
         let path = name();
@@ -65,6 +67,23 @@ impl Sink for File {
             n => tracing::warn!("{n} spans are missing in {FILE}: the disk was too slow, or the file too long"),
         }
     }
+}
+
+/// Bytes up to the end of the last whole line: who was killed may have left half of one behind it.
+fn whole(file: &mut std::fs::File) -> std::io::Result<u64> {
+    let mut end = file.metadata()?.len();
+    let mut part = [0; 4096];
+    while end > 0 {
+        let start = end.saturating_sub(part.len() as u64);
+        let (part, _) = part.split_at_mut((end - start) as usize);
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(part)?;
+        if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
 }
 
 /// The file and, for each worker, when the newest span on each of its tracks ended.
@@ -132,5 +151,25 @@ impl Out {
     fn write(&mut self, line: &str) -> std::io::Result<()> {
         self.size += line.len() as u64 + 1;
         writeln!(self.file, "{line}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_last_line_is_cut_off_when_a_run_goes_on() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join(FILE);
+        let long = format!("{{\"name\": \"{}", "x".repeat(10_000));
+        for (left, kept) in [("", "[\n"), ("[", "[\n"), ("[\n{},\n", "[\n{},\n"), ("[\n{},\n{\"na", "[\n{},\n")] {
+            std::fs::write(&path, left).unwrap();
+            File::open(&path).unwrap().close();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), kept, "{left:?}");
+        }
+        std::fs::write(&path, format!("[\n{long}")).unwrap();
+        File::open(&path).unwrap().close();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "[\n");
     }
 }

@@ -4,8 +4,8 @@ use super::groups::{self, Filter};
 use super::source::{ApiError, Source};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
-use axum::http::{Uri, header};
+use axum::extract::{OriginalUri, Path, Query, State};
+use axum::http::header;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -43,7 +43,15 @@ pub(super) async fn steps(State(source): State<Arc<Source>>, query: Result<Query
     let Query(asked) = query.map_err(bad)?;
     let found = move |source: &Source| {
         let names: Vec<&str> = asked.keys.split(',').filter(|k| !k.is_empty()).collect();
-        Ok(source.columns()?.json(asked.from, &names))
+        let columns = source.columns()?;
+        let known = columns.names();
+        match names.iter().find(|name| !known.contains(*name)) {
+            None => Ok(columns.json(asked.from, &names)),
+            Some(name) => {
+                let known = known.into_iter().collect::<Vec<_>>().join(", ");
+                Err(ApiError::Bad(format!("keys: no step has {name:?}; there are {known}")))
+            }
+        }
     };
     source.read(found).await.map(Json)
 }
@@ -130,7 +138,7 @@ pub(super) async fn events(
 }
 
 /// For paths that mean nothing.
-pub(super) async fn unknown(uri: Uri) -> ApiError {
+pub(super) async fn unknown(OriginalUri(uri): OriginalUri) -> ApiError {
     ApiError::NotFound(format!("there is nothing at {}; docs/api.md lists what there is", uri.path()))
 }
 

@@ -1,9 +1,10 @@
 //! The figures of all steps as columns, read from the ledger once and then only added to.
 
 use crate::ledger::StepRow;
+use crate::step_metrics::FIGURES;
 use quorum_core::verdict::Point;
 use serde_json::{Map, Number, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One value a step and name; `None` where a step has none.
 #[derive(Debug, Default)]
@@ -55,6 +56,11 @@ impl Columns {
             column.resize(at, None);
             column.push(Some(value));
         }
+    }
+
+    /// Names that may be asked for: those of this version, and whatever a step has.
+    pub fn names(&self) -> BTreeSet<&str> {
+        FIGURES.into_iter().chain(["step", "version"]).chain(self.columns.keys().map(String::as_str)).collect()
     }
 
     /// `{"from", "count", "columns": {"step": […], NAME: […]}}` of the steps from `from` on; all names if none are given.
@@ -117,6 +123,8 @@ mod tests {
         let tail = c.json(2, &["kl"]);
         assert_eq!(tail["columns"], serde_json::json!({"step": [2], "kl": [null]}));
         assert_eq!((c.next(), c.digest()), (3, "d2"));
+        c.push(&row(3, r#"{"step":3,"of_an_older_version":1}"#));
+        assert!(c.names().is_superset(&["step", "version", "kl", "of_an_older_version"].into()));
     }
 
     #[test]

@@ -1,12 +1,11 @@
-//! Which names a page without a token answers to. A foreign site whose name is made to point at this machine (DNS rebinding) reaches the port, but its
-//! name stands in the request; addresses and `localhost` cannot be made to point elsewhere.
+//! A page without a token answers to local names alone: see [`quorum_core::host`].
 
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse;
-use std::net::IpAddr;
+use quorum_core::host::{is_local, refusal};
 
 /// Refuses requests for any host but `localhost` (also `x.localhost`) and addresses.
 pub fn local_names(app: Router) -> Router {
@@ -22,56 +21,5 @@ pub fn local_names(app: Router) -> Router {
 fn foreign(request: &Request) -> Option<String> {
     let header = request.headers().get(header::HOST).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
     let host = request.uri().authority().map(|a| a.as_str().to_owned()).or(header)?;
-    (!allowed(&host)).then_some(host)
-}
-
-/// Whether `host`, with or without a port, is an address or `localhost`.
-fn allowed(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    name.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost")
-}
-
-fn refusal(host: &str) -> String {
-    let host: String = host.chars().take(100).collect();
-    format!(
-        "this page asks for no token, so it answers to localhost and addresses alone, not to {host:?} (another site could read it through your browser). \
-         Open http://localhost:PORT/ (from elsewhere after ssh -L PORT:localhost:PORT); a proxy in front must send `Host: localhost`; \
-         or listen beyond loopback with TLS and a token (docs/security.md)\n"
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_names_that_cannot_be_rebound_are_answered() {
-        for host in [
-            "localhost",
-            "LocalHost:7071",
-            "localhost.",
-            "run.localhost:80",
-            "127.0.0.1:7071",
-            "10.0.0.7",
-            "[::1]:7071",
-            "[::1]",
-        ] {
-            assert!(allowed(host), "{host}");
-        }
-        for host in [
-            "evil.example:7071",
-            "localhost.evil.example",
-            "127.0.0.1.evil.example",
-            "notlocalhost",
-            "",
-            ":7071",
-            "[evil]:1",
-        ] {
-            assert!(!allowed(host), "{host}");
-        }
-    }
+    (!is_local(&host)).then_some(host)
 }

@@ -82,7 +82,8 @@ async fn what_cannot_be_answered_is_said_in_json_with_its_status() {
         ("GET", "groups?missing=perhaps", 400, "`true`"),
         ("GET", "groups?colour=red", 400, "`outcome`"),
         ("GET", "steps?from=-3", 400, "from"),
-        ("GET", "nothing", 404, "/nothing"),
+        ("GET", "steps?keys=reward_mean,rewards", 400, "\"rewards\"; there are agreement_mean, "),
+        ("GET", "nothing", 404, "/api/v1/nothing"),
         ("POST", "run", 405, "GET"),
     ];
     for (method, path, status, word) in cases {
@@ -94,6 +95,8 @@ async fn what_cannot_be_answered_is_said_in_json_with_its_status() {
     let (status, body) =
         ask(&address, "GET", "/api/v1/groups?outcome=used&max_agreement=0.9&limit=1", "localhost").await;
     assert!(status == 200 && body.contains("\"matching\":1"), "{body}");
+    let (status, body) = ask(&address, "GET", "/api/v1/steps?keys=reward_mean,step", "localhost").await;
+    assert!(status == 200 && body.contains("\"count\":1"), "{body}");
     // Without its data a group still has its vote, and says what is missing.
     let (status, body) = ask(&address, "GET", "/api/v1/groups/0/0", "localhost").await;
     let group: Value = serde_json::from_str(&body).unwrap();

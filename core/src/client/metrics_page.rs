@@ -1,8 +1,9 @@
 //! The page of a worker or learner for Prometheus and for probes. It answers one request a connection and closes; it is no web server.
-//! On loopback it is plain; beyond, it is HTTPS with the process's certificate and asks for the token; `--insecure` allows to leave out either.
+//! On loopback it is plain and answers to local names alone; beyond, it is HTTPS with the process's certificate and asks for the token; `--insecure` allows to leave out either.
 
 use super::LinkOptions;
 use super::page::respond;
+use crate::host::{is_local, refusal};
 use crate::metric;
 use crate::tls::{TlsListener, may_listen, server_config};
 use crate::token::Token;
@@ -34,6 +35,8 @@ pub struct PageOptions {
 struct Page {
     render: Box<dyn Fn() -> String + Send + Sync>,
     token: Option<Token>,
+    /// On loopback, where no token is asked for.
+    local: bool,
 }
 
 /// Installs the process's recorder and serves it; returns the address to announce, empty if another
@@ -80,7 +83,7 @@ async fn serve_metrics(
     let beyond = !address.ip().is_loopback();
     let token = link.token_file.as_deref().filter(|_| beyond);
     let token = token.map(|file| Token::read("--token-file", file)).transpose().map_err(wrong)?;
-    let page = Arc::new(Page { render: Box::new(render), token });
+    let page = Arc::new(Page { render: Box::new(render), token, local: !beyond });
     let listener = TcpListener::bind(address).await.map_err(|e| wrong(e.to_string()))?;
     let bound = listener.local_addr()?;
     match identity.filter(|_| beyond) {
@@ -151,13 +154,14 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, page: &Page) ->
     }
     let head = String::from_utf8_lossy(&head);
     let path = head.split(' ').nth(1).unwrap_or_default();
-    let (status, kind, body) = match page.admits(path, &head) {
-        true => respond(path, &page.render),
-        false => (401, "text/plain; charset=utf-8", "the request carries no valid token\n".to_owned()),
+    let (status, kind, body) = match page.refuses(path, &head) {
+        None => respond(path, &page.render),
+        Some((status, why)) => (status, "text/plain; charset=utf-8", why),
     };
     let reason = match status {
         200 => "OK",
         401 => "Unauthorized",
+        403 => "Forbidden",
         404 => "Not Found",
         _ => "Service Unavailable",
     };
@@ -170,12 +174,19 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, page: &Page) ->
 }
 
 impl Page {
-    /// Probes come from machines without the token, and learn nothing but yes or no.
-    fn admits(&self, path: &str, head: &str) -> bool {
-        let Some(token) = &self.token else { return true };
-        let mut headers = head.lines().skip(1).filter_map(|line| line.split_once(':'));
-        let given = headers.find(|(name, _)| name.eq_ignore_ascii_case("authorization")).map(|(_, v)| v.trim());
-        matches!(path, "/healthz" | "/readyz") || token.matches(given.map(str::as_bytes))
+    /// Status and reason of a request that is not answered. Probes come from machines without the token, and learn nothing but yes or no.
+    fn refuses(&self, path: &str, head: &str) -> Option<(u16, String)> {
+        let header = |name: &str| {
+            let mut headers = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+            headers.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+        };
+        if let Some(host) = header("host").filter(|host| self.local && !is_local(host)) {
+            return Some((403, refusal(host)));
+        }
+        let Some(token) = &self.token else { return None };
+        let admitted =
+            matches!(path, "/healthz" | "/readyz") || token.matches(header("authorization").map(str::as_bytes));
+        (!admitted).then(|| (401, "the request carries no valid token\n".to_owned()))
     }
 }
 
@@ -184,20 +195,22 @@ mod tests {
     use super::*;
     use tokio::net::TcpStream;
 
-    async fn get(address: &str, path: &str) -> String {
+    async fn get(address: &str, path: &str, host: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         text
     }
 
     #[tokio::test]
-    async fn the_page_is_served_on_loopback() {
+    async fn the_page_is_served_on_loopback_to_local_names() {
         let address = serve_metrics(&PageOptions::default(), || "quorum_up 1\n".into()).await.unwrap();
         assert!(address.starts_with("127.0.0.1:"));
-        let text = get(&address, "/metrics").await;
+        let text = get(&address, "/metrics", &address).await;
         assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("\r\n\r\nquorum_up 1\n"), "{text}");
+        let text = get(&address, "/metrics", "evil.example:7071").await;
+        assert!(text.starts_with("HTTP/1.1 403 Forbidden") && text.contains("evil.example"), "{text}");
     }
 
     #[tokio::test]
@@ -209,6 +222,8 @@ mod tests {
         options.insecure = true;
         let address = serve_metrics(&options, || "quorum_up 1\n".into()).await.unwrap();
         assert!(address.starts_with("127.0.0.1:"), "the way to the coordinator is announced: {address}");
+        let text = get(&address, "/metrics", "box.example").await;
+        assert!(text.starts_with("HTTP/1.1 200"), "beyond loopback it has names: {text}");
         options.listen = "nonsense".into();
         assert!(serve_metrics(&options, String::new).await.unwrap_err().to_string().contains("HOST:PORT"));
     }
@@ -217,12 +232,13 @@ mod tests {
     fn only_probes_need_no_token() {
         let file = std::env::temp_dir().join(format!("quorum-page-token-{}", std::process::id()));
         std::fs::write(&file, "0123456789abcdef").unwrap();
-        let page = Page { render: Box::new(String::new), token: Some(Token::read("x", &file).unwrap()) };
+        let page = Page { render: Box::new(String::new), token: Some(Token::read("x", &file).unwrap()), local: false };
         std::fs::remove_file(&file).unwrap();
         let head = |more: &str| format!("GET / HTTP/1.1\r\nhost: x\r\n{more}\r\n\r\n");
-        assert!(page.admits("/metrics", &head("AUTHORIZATION: Bearer 0123456789abcdef")));
-        assert!(!page.admits("/metrics", &head("authorization: Bearer 0123456789abcdee")));
-        assert!(!page.admits("/metrics", &head("")) && !page.admits("/healthz/../metrics", &head("")));
-        assert!(page.admits("/healthz", &head("")) && page.admits("/readyz", &head("")));
+        let admits = |path: &str, head: String| page.refuses(path, &head).is_none();
+        assert!(admits("/metrics", head("AUTHORIZATION: Bearer 0123456789abcdef")));
+        assert!(!admits("/metrics", head("authorization: Bearer 0123456789abcdee")));
+        assert!(!admits("/metrics", head("")) && !admits("/healthz/../metrics", head("")));
+        assert!(admits("/healthz", head("")) && admits("/readyz", head("")));
     }
 }

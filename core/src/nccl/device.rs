@@ -158,6 +158,12 @@ impl Device {
         Ok(self.buffer + at as CUdeviceptr)
     }
 
+    /// Leaves the buffer allocated for good: freeing it waits for whatever still runs on the device. Bytes of it.
+    pub fn abandon(&mut self) -> usize {
+        self.buffer = 0;
+        std::mem::take(&mut self.bytes)
+    }
+
     fn release(&mut self) {
         if self.buffer != 0 {
             // SAFETY: allocated here, freed once; an error leaves nothing to do.

@@ -238,7 +238,7 @@ impl Communicator {
         self.end(self.functions.abort);
     }
 
-    /// Runs aside, because it may wait for threads of NCCL.
+    /// Runs aside, because it may wait for threads of NCCL. What does not end in time may still use the buffer.
     fn end(&mut self, with: unsafe extern "C" fn(ncclComm_t) -> Code) {
         let handle = std::mem::replace(&mut self.handle, std::ptr::null_mut()) as usize;
         if handle == 0 {
@@ -251,7 +251,13 @@ impl Communicator {
             let _ = done.send(code);
         });
         if finished.recv_timeout(END).is_err() {
-            tracing::warn!(seconds = END.as_secs(), "the NCCL communicator does not end; leaving it behind");
+            let bytes = self.device.abandon();
+            let seconds = END.as_secs();
+            tracing::warn!(
+                seconds,
+                bytes,
+                "the NCCL communicator does not end; leaving it and its device memory behind"
+            );
         }
     }
 }

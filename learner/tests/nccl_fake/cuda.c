@@ -15,7 +15,9 @@ int cuMemAlloc_v2(unsigned long long* address, size_t bytes) {
     *address = (unsigned long long)memory;
     return memory ? 0 : 2;
 }
-int cuMemFree_v2(unsigned long long address) { return free((void*)address), 0; }
+static int frees;
+int fake_frees(void) { return frees; }
+int cuMemFree_v2(unsigned long long address) { return frees++, free((void*)address), 0; }
 int cuMemcpyHtoDAsync_v2(unsigned long long to, const void* from, size_t bytes, struct stream* s) {
     return memcpy((void*)to, from, bytes), s->pending ? 700 : 0;
 }

@@ -40,6 +40,24 @@ pub fn aborts() -> i32 {
     }
 }
 
+/// From now on `ncclCommAbort` does not return.
+pub fn hang() {
+    // SAFETY: the fake's function takes and returns nothing.
+    unsafe {
+        let library = libloading::Library::new("libnccl.so.2").unwrap();
+        library.get::<extern "C" fn()>("fake_hang").unwrap()();
+    }
+}
+
+/// Stretches of device memory that were given back in this process so far.
+pub fn frees() -> i32 {
+    // SAFETY: the fake's function takes nothing and returns an int.
+    unsafe {
+        let library = libloading::Library::new("libcuda.so.1").unwrap();
+        library.get::<extern "C" fn() -> i32>("fake_frees").unwrap()()
+    }
+}
+
 /// The next broadcast brings `rank` (not 0) one wrong bit.
 pub fn damage(rank: i32) {
     // SAFETY: the fake's function takes an int and returns nothing.

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { OK = 0, INVALID = 4, REMOTE = 6, IN_PROGRESS = 7, RANKS = 8, CALLS = 64 };
 struct stream { volatile int pending; };
@@ -21,11 +22,12 @@ enum { REDUCE_SCATTER, ALL_REDUCE, ALL_GATHER, BROADCAST, SEND, RECEIVE };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct group* groups;
-static int aborts, ids, damaged_rank;
+static int aborts, ids, damaged_rank, hangs;
 static __thread int grouping;
 static __thread struct comm* grouped;
 
 int fake_aborts(void) { return aborts; }
+void fake_hang(void) { hangs = 1; }
 // The next broadcast brings `rank`, not 0, one wrong bit.
 void fake_damage(int rank) { damaged_rank = rank; }
 int ncclGetVersion(int* version) { return *version = 22809, OK; }
@@ -60,6 +62,7 @@ int ncclCommGetAsyncError(struct comm* comm, int* state) {
 }
 
 int ncclCommAbort(struct comm* comm) {
+    while (hangs) sleep(1);
     pthread_mutex_lock(&lock);
     aborts++, comm->group->aborted = 1;
     for (int c = 0; c < comm->group->count[comm->rank]; c++) comm->group->calls[comm->rank][c].stream->pending = 0;
