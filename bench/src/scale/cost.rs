@@ -12,7 +12,6 @@ pub struct Job {
     pub prompts: f64,
     /// Responses a prompt.
     pub samples: f64,
-    pub prompt_tokens: f64,
     /// Mean tokens of a response.
     pub response_tokens: f64,
 }
@@ -21,11 +20,15 @@ pub struct Job {
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Machines {
     pub workers: f64,
-    /// Tokens a second of one worker, all its samples together.
+    /// Sampled tokens a second of one worker, all its samples together.
     pub decode_rate: f64,
+    /// Seconds that a worker takes for a prompt and its images, once for all samples.
+    pub worker_prompt: f64,
     pub ranks: f64,
-    /// Tokens a second that one learner rank trains on.
+    /// Sampled tokens a second that one learner rank trains on.
     pub train_rate: f64,
+    /// Seconds that a rank takes for a prompt and its images, once for all samples.
+    pub rank_prompt: f64,
     /// Bytes a second out of one process.
     pub bandwidth: f64,
     /// Children of a process in the relay tree.
@@ -50,6 +53,18 @@ pub struct Step {
     /// The largest of the four.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub limit: &'static str,
+}
+
+impl Machines {
+    /// Seconds of one worker for a prompt and `tokens` of its responses.
+    pub fn sample(&self, tokens: f64) -> f64 {
+        self.worker_prompt + tokens / self.decode_rate
+    }
+
+    /// Seconds of all ranks for a prompt and `tokens` of its responses.
+    pub fn train(&self, tokens: f64) -> f64 {
+        (self.rank_prompt + tokens / self.train_rate) / self.ranks
+    }
 }
 
 /// Levels below the coordinator of a tree in which everybody has `fan_out` children.
@@ -81,10 +96,10 @@ pub fn step(job: &Job, m: &Machines) -> Step {
     let busy = (job.prompts / m.lease).ceil().min(m.workers).max(1.0);
     let rounds = (job.prompts / (busy * m.lease)).ceil();
     let lease = m.lease.min((job.prompts / busy).ceil());
-    let sampling = rounds * lease * job.samples * job.response_tokens / m.decode_rate;
+    let sampling = rounds * lease * m.sample(job.samples * job.response_tokens);
     let through = job.prompts / m.pairs;
     let coordinator = (through - sampling).max(0.0) + job.prompts.min(m.workers) / m.pairs;
-    let training = job.prompts * (job.prompt_tokens + job.samples * job.response_tokens) / (m.ranks * m.train_rate);
+    let training = job.prompts * m.train(job.samples * job.response_tokens);
     let parts = [("weights", weights), ("sampling", sampling), ("coordinator", coordinator), ("training", training)];
     let limit = parts.iter().max_by(|a, b| a.1.total_cmp(&b.1)).map_or("", |p| p.0);
     Step { weights, sampling, coordinator, training, total: weights + sampling + coordinator + training, limit }

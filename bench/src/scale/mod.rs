@@ -29,14 +29,20 @@ pub struct Args {
     prompt_tokens: f64,
     #[arg(long, default_value_t = 512.0)]
     response_tokens: f64,
-    /// Tokens a second of one worker.
+    /// Sampled tokens a second of one worker.
     #[arg(long, default_value_t = 2500.0)]
     decode_rate: f64,
+    /// Seconds of a worker for a prompt and its images; otherwise a third of the learner's.
+    #[arg(long)]
+    worker_prompt: Option<f64>,
     #[arg(long, default_value_t = 8)]
     ranks: u32,
     /// Tokens a second of one learner rank.
     #[arg(long, default_value_t = 8000.0)]
     train_rate: f64,
+    /// Seconds of a learner rank for a prompt and its images; otherwise its tokens at the training rate.
+    #[arg(long)]
+    rank_prompt: Option<f64>,
     /// Bytes a second out of one process.
     #[arg(long, default_value_t = 1.2e9)]
     bandwidth: f64,
@@ -63,15 +69,18 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         weight_bytes: args.parameters * args.bytes,
         prompts: f64::from(args.prompts),
         samples: f64::from(args.samples),
-        prompt_tokens: args.prompt_tokens,
         response_tokens: args.response_tokens,
     };
+    let rank_prompt = args.rank_prompt.unwrap_or(args.prompt_tokens / args.train_rate);
     for &workers in &args.workers {
         let machines = Machines {
             workers: f64::from(workers.max(1)),
             decode_rate: args.decode_rate,
+            // Forward alone, where the learner also goes backward.
+            worker_prompt: args.worker_prompt.unwrap_or(rank_prompt / 3.0),
             ranks: f64::from(args.ranks.max(1)),
             train_rate: args.train_rate,
+            rank_prompt,
             bandwidth: args.bandwidth,
             fan_out: f64::from(args.fan_out.max(1)),
             pairs: args.pairs,
@@ -92,20 +101,15 @@ mod tests {
 
     #[test]
     fn the_formulas_follow_the_simulation() {
-        let job = Job {
-            parameters: 1e9,
-            weight_bytes: 2e9,
-            prompts: 256.0,
-            samples: 8.0,
-            prompt_tokens: 100.0,
-            response_tokens: 200.0,
-        };
+        let job = Job { parameters: 1e9, weight_bytes: 2e9, prompts: 256.0, samples: 8.0, response_tokens: 200.0 };
         for workers in [1.0, 2.0, 16.0, 100.0, 1000.0] {
             let machines = Machines {
                 workers,
                 decode_rate: 1000.0,
+                worker_prompt: 0.1,
                 ranks: 4.0,
                 train_rate: 5000.0,
+                rank_prompt: 0.02,
                 bandwidth: 1e9,
                 fan_out: 4.0,
                 pairs: 5000.0,

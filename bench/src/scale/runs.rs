@@ -1,4 +1,5 @@
-//! The cost model against whole runs on this machine: the rates come from one run with one worker, the step times of the others are predicted from them.
+//! The cost model against whole runs on this machine: its four figures of worker and learner come from two runs with one worker and different numbers of samples, the step
+//! times of the others are predicted from them.
 
 use super::cost::{self, Job, Machines, Step};
 use crate::swarm::process::Coordinator;
@@ -13,11 +14,11 @@ use std::time::Duration;
 /// Arguments of `scale-runs`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The run that the rates are taken from: workers x prompts a step x samples a prompt x prompts a lease.
-    #[arg(long, default_value = "1x64x8x16")]
-    calibrate: Shape,
+    /// Two runs that the figures are taken from: workers x prompts a step x samples a prompt x prompts a lease, with one worker and different samples.
+    #[arg(long, value_delimiter = ',', num_args = 1.., default_values = ["1x64x4x16", "1x64x16x16"])]
+    calibrate: Vec<Shape>,
     /// The runs that are predicted.
-    #[arg(long, value_delimiter = ',', default_values = ["2x64x8x16", "1x128x8x16", "2x128x8x16", "2x96x8x32", "2x128x4x16", "1x64x16x16"])]
+    #[arg(long, value_delimiter = ',', num_args = 1.., default_values = ["1x64x8x16", "2x64x8x16", "1x128x8x16", "2x128x8x16", "2x96x8x32", "2x128x4x16", "2x64x16x16", "1x64x24x16"])]
     cases: Vec<Shape>,
     /// Steps of each run; the first two are not counted.
     #[arg(long, default_value_t = 12)]
@@ -82,7 +83,7 @@ struct Line {
     bench: &'static str,
     case: Shape,
     measured: Measured,
-    /// Of the run that the rates are from: the rates themselves.
+    /// Of the second run that they are from: the figures.
     #[serde(skip_serializing_if = "Option::is_none")]
     rates: Option<Rates>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,12 +92,22 @@ struct Line {
     prediction_off: Option<f64>,
 }
 
+impl Line {
+    fn of(case: Shape, measured: Measured) -> Self {
+        Self { bench: "scale-runs", case, measured, rates: None, predicted: None, prediction_off: None }
+    }
+}
+
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Rates {
-    prompt_tokens: f64,
+    /// Mean tokens of a response.
     response_tokens: f64,
+    /// Sampled tokens a second, of worker and learner.
     decode: f64,
     train: f64,
+    /// Seconds a prompt, of worker and learner.
+    worker_prompt: f64,
+    rank_prompt: f64,
     weight_bytes: f64,
 }
 
@@ -105,29 +116,22 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(args.steps > 2, "--steps must be above 2: the first two are not counted");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let measure = |shape: Shape| runtime.block_on(whole_run(args, shape)).with_context(|| format!("case {shape:?}"));
-    let (prompt_tokens, weight_bytes) = planned(args)?;
-    let first = measure(args.calibrate)?;
-    let rates = rates(args.calibrate, &first, prompt_tokens, weight_bytes);
-    print(&Line {
-        bench: "scale-runs",
-        case: args.calibrate,
-        measured: first,
-        rates: Some(rates),
-        predicted: None,
-        prediction_off: None,
-    })?;
+    let &[a, b] = &args.calibrate[..] else { bail!("--calibrate takes two runs, e.g. 1x64x4x16,1x64x16x16") };
+    ensure!(
+        a.workers == 1 && b.workers == 1 && a.samples != b.samples,
+        "the two runs of --calibrate need one worker and different numbers of samples"
+    );
+    let weight_bytes = weight_bytes(args)?;
+    let first = measure(a)?;
+    print(&Line::of(a, first))?;
+    let second = measure(b)?;
+    let rates = rates([(a, &first), (b, &second)], weight_bytes)?;
+    print(&Line { rates: Some(rates), ..Line::of(b, second) })?;
     for &case in &args.cases {
         let measured = measure(case)?;
         let predicted = cost::step(&job(case, &rates), &machines(args, case, &rates));
         let off = predicted.total / measured.total - 1.0;
-        print(&Line {
-            bench: "scale-runs",
-            case,
-            measured,
-            rates: None,
-            predicted: Some(predicted),
-            prediction_off: Some(off),
-        })?;
+        print(&Line { predicted: Some(predicted), prediction_off: Some(off), ..Line::of(case, measured) })?;
     }
     Ok(())
 }
@@ -137,17 +141,19 @@ fn print(line: &Line) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The formulas of `docs/scaling.md`, solved for d and t.
-fn rates(shape: Shape, measured: &Measured, prompt_tokens: f64, weight_bytes: f64) -> Rates {
-    let [prompts, samples, workers] = [shape.prompts, shape.samples, shape.workers].map(f64::from);
-    let generated = prompts * samples * measured.response_tokens;
-    Rates {
-        prompt_tokens,
-        response_tokens: measured.response_tokens,
-        decode: generated / measured.sampling / workers,
-        train: (prompts * prompt_tokens + generated) / measured.training,
-        weight_bytes,
-    }
+/// The formulas of `docs/scaling.md`, solved for what a prompt and a sampled token cost worker and learner.
+fn rates(runs: [(Shape, &Measured); 2], weight_bytes: f64) -> anyhow::Result<Rates> {
+    let tokens = runs.map(|(shape, m)| f64::from(shape.samples) * m.response_tokens);
+    // Seconds of a prompt = fixed + tokens / rate.
+    let solve = |seconds: fn(&Measured) -> f64| {
+        let each = runs.map(|(shape, m)| seconds(m) / f64::from(shape.prompts));
+        let slope = (each[1] - each[0]) / (tokens[1] - tokens[0]);
+        ensure!(slope > 0.0, "more samples took no more time: measure on a machine that does nothing else");
+        Ok((each[0] - tokens[0] * slope, 1.0 / slope))
+    };
+    let ((worker_prompt, decode), (rank_prompt, train)) = (solve(|m| m.sampling)?, solve(|m| m.training)?);
+    let response_tokens = runs.iter().map(|r| r.1.response_tokens).sum::<f64>() / 2.0;
+    Ok(Rates { response_tokens, decode, train, worker_prompt, rank_prompt, weight_bytes })
 }
 
 fn job(shape: Shape, rates: &Rates) -> Job {
@@ -156,7 +162,6 @@ fn job(shape: Shape, rates: &Rates) -> Job {
         weight_bytes: rates.weight_bytes,
         prompts: shape.prompts.into(),
         samples: shape.samples.into(),
-        prompt_tokens: rates.prompt_tokens,
         response_tokens: rates.response_tokens,
     }
 }
@@ -165,8 +170,10 @@ fn machines(args: &Args, shape: Shape, rates: &Rates) -> Machines {
     Machines {
         workers: shape.workers.into(),
         decode_rate: rates.decode,
+        worker_prompt: rates.worker_prompt,
         ranks: 1.0,
         train_rate: rates.train,
+        rank_prompt: rates.rank_prompt,
         bandwidth: args.bandwidth,
         fan_out: f64::from(shape.workers),
         pairs: args.pairs,
@@ -174,8 +181,8 @@ fn machines(args: &Args, shape: Shape, rates: &Rates) -> Machines {
     }
 }
 
-/// Median tokens of a prompt and bytes of a version, from `coordinator plan`.
-fn planned(args: &Args) -> anyhow::Result<(f64, f64)> {
+/// Bytes of a version, from `coordinator plan`.
+fn weight_bytes(args: &Args) -> anyhow::Result<f64> {
     let mut command = Command::new(std::env::current_exe()?.with_file_name("coordinator"));
     command.args(["plan", "--json"]);
     for set in &args.sets {
@@ -184,9 +191,8 @@ fn planned(args: &Args) -> anyhow::Result<(f64, f64)> {
     let out = command.stderr(Stdio::inherit()).output().context("cannot start coordinator: build it first")?;
     ensure!(out.status.success(), "coordinator plan failed: {}", out.status);
     let plan: Value = serde_json::from_slice(&out.stdout)?;
-    let number =
-        |path: &str| plan.pointer(path).and_then(Value::as_f64).with_context(|| format!("no {path} in the plan"));
-    Ok((number("/prompts/tokens/median")?, 4.0 * number("/model/trainable")?))
+    let trainable = plan.pointer("/model/trainable").and_then(Value::as_f64);
+    Ok(4.0 * trainable.context("no /model/trainable in the plan")?)
 }
 
 /// Learner and workers; killed on drop.
@@ -254,14 +260,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_reproduce_the_run_they_come_from() {
-        let shape: Shape = "2x64x8x16".parse().unwrap();
-        let measured = Measured { sampling: 2.0, training: 1.0, total: 3.0, response_tokens: 20.0, steps: 1 };
-        let rates = rates(shape, &measured, 24.0, 0.0);
+    fn the_figures_reproduce_the_runs_they_come_from() {
+        let shapes = ["1x64x4x16", "1x128x16x16"].map(|s| s.parse::<Shape>().unwrap());
+        // A prompt takes 10 ms and 5 ms, a token 1 ms and 2 ms.
+        let run = |s: Shape| {
+            let tokens = f64::from(s.samples) * 20.0;
+            let (sampling, training) =
+                (f64::from(s.prompts) * (0.01 + 0.001 * tokens), f64::from(s.prompts) * (0.005 + 0.002 * tokens));
+            Measured { sampling, training, total: sampling + training, response_tokens: 20.0, steps: 1 }
+        };
+        let runs = shapes.map(run);
+        let rates = rates([(shapes[0], &runs[0]), (shapes[1], &runs[1])], 0.0).unwrap();
+        assert!((rates.worker_prompt - 0.01).abs() < 1e-9 && (rates.train - 500.0).abs() < 1e-6, "{rates:?}");
         let args = <crate::Cli as clap::Parser>::parse_from(["bench", "scale-runs", "--pairs", "1e12"]);
         let crate::Command::ScaleRuns(args) = args.command else { panic!("scale-runs") };
-        let step = cost::step(&job(shape, &rates), &machines(&args, shape, &rates));
-        assert!((step.total - 3.0).abs() < 1e-6 && (step.sampling - 2.0).abs() < 1e-6, "{step:?}");
+        for (shape, run) in shapes.into_iter().zip(runs) {
+            let step = cost::step(&job(shape, &rates), &machines(&args, shape, &rates));
+            assert!((step.total / run.total - 1.0).abs() < 1e-6, "{step:?}");
+        }
+        assert!(super::rates([(shapes[0], &runs[1]), (shapes[1], &runs[0])], 0.0).is_err());
         assert!("2x64x8".parse::<Shape>().is_err() && "0x1x1x1".parse::<Shape>().is_err());
     }
 }

@@ -187,8 +187,7 @@ impl Sim<'_> {
         }
         // Half a pair is the lease; the groups of one lease are decoded together and submitted together.
         let begins = self.serve(0.5 * granted.len() as f64);
-        let tokens: f64 = granted.iter().map(|_| self.job.samples * self.length()).sum();
-        let takes = tokens / self.machines.decode_rate;
+        let takes: f64 = granted.iter().map(|_| self.machines.sample(self.job.samples * self.length())).sum();
         self.sampling += takes;
         for grant in granted {
             self.grants.push(grant);
@@ -214,8 +213,7 @@ impl Sim<'_> {
         let durable = self.serve(0.5);
         if matches!(self.state.phase(), Phase::Train { .. }) {
             let (job, m) = (self.job, self.machines);
-            let tokens = job.prompts * (job.prompt_tokens + job.samples * job.response_tokens);
-            let trains = tokens / (m.ranks * m.train_rate);
+            let trains = job.prompts * m.train(job.samples * job.response_tokens);
             self.learning += trains;
             self.happens(durable + trains + job.weight_bytes / m.bandwidth, Happens::Commits);
         }
