@@ -9,6 +9,8 @@ type Result<T> = std::result::Result<T, EngineError>;
 
 /// Own tokens there is room for at first; doubled when used up.
 const FIRST: usize = 64;
+/// Prefixes are padded to a multiple of this.
+const ROUND: usize = 16;
 
 /// What one decoding step attends to.
 pub struct StepKv<'a> {
@@ -52,7 +54,8 @@ impl Cache {
         let (_, kv_heads, hd) = first.0.dims3()?;
         let lengths: Vec<usize> =
             prompts.iter().filter_map(|p| p.first()).map(|kv| kv.0.dim(0)).collect::<candle_core::Result<_>>()?;
-        let longest = lengths.iter().copied().max().unwrap_or(0);
+        // Few different lengths: what a GPU keeps of a step's shapes stays small.
+        let longest = lengths.iter().copied().max().unwrap_or(0).next_multiple_of(ROUND);
         let padded = |x: &Tensor| x.pad_with_zeros(0, 0, longest - x.dim(0)?)?.transpose(0, 1)?.contiguous();
         let own = || Tensor::zeros((prompts.len() * rows * kv_heads, FIRST, hd), dtype, device);
         let mut layers = Vec::new();
@@ -73,7 +76,7 @@ impl Cache {
             return Ok(false);
         }
         for own in self.layers.iter_mut().flat_map(|l| &mut l.own) {
-            *own = own.pad_with_zeros(1, 0, self.room)?.contiguous()?;
+            *own = own.pad_with_zeros(1, 0, self.room)?;
         }
         self.room *= 2;
         Ok(true)

@@ -58,6 +58,7 @@ impl Step {
         self.set(newest)?;
         #[cfg(feature = "cuda")]
         if let Some(graphs) = place.graphs {
+            // After an error it is gone, as it should be.
             let mut recording = std::mem::take(&mut self.recording);
             recording.run(graphs, &self.x, &|| self.compute(place, cache))?;
             self.recording = recording;
@@ -77,6 +78,7 @@ impl Step {
         write(&self.own_mask, mask)
     }
 
+    /// All that is recorded: from token to token nothing changes but the tensors' values.
     fn compute(&self, place: &Place, cache: &Cache) -> Result<()> {
         let mut x = place.embed_tokens(&self.ids)?;
         let places = cache.places(&self.at)?;

@@ -24,7 +24,7 @@ pub struct Team {
     devices: Devices,
     patience: Duration,
     wires: Wires,
-    /// One call at a time: the shards of two would wait for one another.
+    /// One call at a time: the shards of two would wait for one another, and a step being recorded would take in the other's work.
     calls: Mutex<()>,
     state: Mutex<State>,
     /// A round is complete, or the call ends early.
@@ -84,10 +84,10 @@ impl Team {
     /// What the first shard refused on behalf of all, or which shard failed or did not come, and why.
     pub fn run<R: Send>(&self, work: impl Fn(Seat) -> Result<R> + Sync) -> Result<Vec<R>> {
         let world = self.world();
+        let _one = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         if world == 1 {
             return Ok(vec![work(Seat { team: self, rank: 0 })?]);
         }
-        let _one = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let items = (0..world).map(|_| None).collect();
         *self.state() = State { items, finished: vec![false; world], ..State::default() };
         let shard = &|rank| {
