@@ -110,8 +110,8 @@ crash() {
 }
 
 wait_steps 1
-# As the image's HEALTHCHECK: three tries, for a name server that loses a packet while containers are added costs one.
-healthy() { for _ in 1 2 3; do podman exec "$(named "$1")" coordinator status > "$work/health-$1" && return; done; return 1; }
+# As the image's HEALTHCHECK: three tries of 6 s, for while containers are added their name server may lose a question.
+healthy() { for _ in 1 2 3; do timeout 6 podman exec "$(named "$1")" coordinator status > "$work/health-$1" && return; done; return 1; }
 for name in coordinator learner worker-0 worker-1; do
     healthy "$name" || fail "$name is not healthy"
 done

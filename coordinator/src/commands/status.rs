@@ -95,8 +95,10 @@ fn call(url: &str, options: &StatusOptions) -> anyhow::Result<Value> {
     let reply = runtime.block_on(async {
         let link = Link::new(&options.credentials.link(url.to_owned()))?;
         link.call("Status", TIMEOUT, link.cluster().status(StatusRequest {})).await
-    })?;
-    Ok(serde_json::from_str(&reply.json)?)
+    });
+    // A name server that does not answer holds its lookup for longer than the call may take.
+    runtime.shutdown_background();
+    Ok(serde_json::from_str(&reply?.json)?)
 }
 
 /// Asks the coordinator of a run directory: where it has TLS and an authority to trust is given by gRPC, else by its page.
