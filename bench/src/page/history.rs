@@ -4,6 +4,7 @@ use super::{get, steps_path};
 use anyhow::{Context, ensure};
 use prost::Message;
 use quorum_coordinator::ledger::{Ledger, Write};
+use quorum_coordinator::step_metrics::{METRICS, TIMINGS};
 use quorum_core::seed::Stream;
 use quorum_core::vote::{VoteRule, vote};
 use quorum_proto::v1;
@@ -39,55 +40,8 @@ const TEXTS: u64 = 100;
 const SAMPLES: u32 = 8;
 /// Steps a transaction.
 const TOGETHER: u64 = 20;
-/// Figures of a step of the default recipe.
-const METRICS: [&str; 32] = [
-    "agreement_mean",
-    "answered_ratio",
-    "clip_high",
-    "clip_low",
-    "common_answer_ratio",
-    "distinct_answers_mean",
-    "entropy",
-    "grad_clipped",
-    "grad_norm",
-    "groups_dropped",
-    "groups_used",
-    "groups_zero_variance",
-    "kl",
-    "kl_loss",
-    "learning_rate",
-    "loss",
-    "mismatch_nats",
-    "policy_loss",
-    "ratio_max",
-    "ratio_mean",
-    "response_length_mean",
-    "reward_mean",
-    "samples",
-    "tokens",
-    "truncated_ratio",
-    "vote_entropy_mean",
-    "votes_above_band",
-    "votes_below_threshold",
-    "votes_no_majority",
-    "votes_tie",
-    "votes_used",
-    "votes_zero_variance",
-];
-const TIMINGS: [&str; 12] = [
-    "checkpoint_seconds",
-    "encode_seconds",
-    "forward_backward_seconds",
-    "learner_seconds",
-    "learner_tokens_per_second",
-    "logprob_seconds",
-    "optimizer_seconds",
-    "publish_seconds",
-    "run_seconds",
-    "step_seconds",
-    "tokens_per_second",
-    "wait_batch_seconds",
-];
+/// What a step of the default recipe does not have.
+const ABSENT: [&str; 3] = ["groups_quarantined", "nonfinite", "all_reduce_seconds"];
 
 /// Makes the run directory if it is not there, and times the page over it.
 pub fn run(args: &Args) -> anyhow::Result<()> {
@@ -193,7 +147,7 @@ fn step(args: &Args, votes: &[(String, String)], step: u64) -> Vec<Write> {
     let mut figures = |names: &[&str]| {
         let mut object = Map::new();
         object.insert("step".into(), step.into());
-        for (i, name) in names.iter().enumerate() {
+        for (i, name) in names.iter().filter(|name| !ABSENT.contains(name)).enumerate() {
             let wave = (step as f64 / 700.0 + i as f64).sin();
             object.insert(
                 (*name).to_owned(),

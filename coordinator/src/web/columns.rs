@@ -1,7 +1,7 @@
 //! The figures of all steps as columns, read from the ledger once and then only added to.
 
 use crate::ledger::StepRow;
-use crate::step_metrics::FIGURES;
+use crate::step_metrics::{METRICS, TIMINGS};
 use quorum_core::verdict::Point;
 use serde_json::{Map, Number, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,7 +60,8 @@ impl Columns {
 
     /// Names that may be asked for: those of this version, and whatever a step has.
     pub fn names(&self) -> BTreeSet<&str> {
-        FIGURES.into_iter().chain(["step", "version"]).chain(self.columns.keys().map(String::as_str)).collect()
+        let own = METRICS.into_iter().chain(TIMINGS).chain(["step", "version"]);
+        own.chain(self.columns.keys().map(String::as_str)).collect()
     }
 
     /// `{"from", "count", "columns": {"step": […], NAME: […]}}` of the steps from `from` on; all names if none are given.
